@@ -1,0 +1,1 @@
+//! The AnalyticsPipeline resource: types and schema, no client, no runtime.

@@ -1,0 +1,1 @@
+//! Moves JSON events from a Kafka topic into PostgreSQL, each exactly once.

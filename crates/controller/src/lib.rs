@@ -1,0 +1,1 @@
+//! Runs AnalyticsPipelines on Kubernetes and scales them by lag.

@@ -1,0 +1,1 @@
+//! What both binaries share: telemetry, the health and metrics server, shutdown.

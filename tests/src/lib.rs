@@ -1,0 +1,1 @@
+//! A real Kubernetes, Kafka and PostgreSQL for the tests.
