@@ -1,0 +1,156 @@
+//! Traces over OTLP/gRPC, configured by the environment variables of the OpenTelemetry specification
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
+
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{Key, KeyValue, global};
+use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
+use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::{BoxedLayer, TelemetryError};
+
+/// How long the last spans may take to reach the collector; well inside every grace period.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// Reads one environment variable; a parameter, because tests must not change the environment of a process with
+/// many threads.
+pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The tracer provider, or `None` when no endpoint is configured or tracing is switched off.
+pub(super) fn provider(
+    service_name: &'static str,
+    version: &'static str,
+    lookup: Lookup<'_>,
+) -> Result<Option<SdkTracerProvider>, TelemetryError> {
+    if !is_wanted(lookup) {
+        return Ok(None);
+    }
+    refuse_other_protocols(lookup)?;
+    // Used for https endpoints only; the exporter's own default trusts no authority at all.
+    let tls = ClientTlsConfig::new().with_enabled_roots();
+    let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls).build()?;
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource(service_name, version))
+        .build();
+    global::set_text_map_propagator(TraceContextPropagator::new());
+    global::set_tracer_provider(provider.clone());
+    Ok(Some(provider))
+}
+
+/// The layer that turns spans into traces. It has a filter of its own: a quiet log must not switch traces off, and
+/// the spans of the exporter's own connection must not be exported in turn.
+pub(super) fn layer(provider: &SdkTracerProvider, service_name: &'static str) -> BoxedLayer {
+    let own_connection = [
+        "h2",
+        "hyper",
+        "hyper_util",
+        "tonic",
+        "tower",
+        "opentelemetry",
+        "opentelemetry_sdk",
+        "opentelemetry_otlp",
+    ];
+    let filter = Targets::new()
+        .with_default(LevelFilter::INFO)
+        .with_targets(own_connection.map(|target| (target, LevelFilter::OFF)));
+    tracing_opentelemetry::layer().with_tracer(provider.tracer(service_name)).with_filter(filter).boxed()
+}
+
+/// Flushes and ends the exporter.
+pub(super) fn shutdown(provider: &SdkTracerProvider) {
+    let end = || provider.shutdown_with_timeout(SHUTDOWN);
+    // The exporter needs the runtime's threads while this one waits; a runtime of one thread has none to spare.
+    let ended = match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(end),
+        _ => end(),
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "The last traces may not have reached the collector");
+    }
+}
+
+fn is_wanted(lookup: Lookup<'_>) -> bool {
+    let is =
+        |name: &str, value: &str| lookup(name).is_some_and(|text| text.trim().eq_ignore_ascii_case(value));
+    let has_endpoint = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+        .iter()
+        .any(|name| lookup(name).is_some_and(|text| !text.trim().is_empty()));
+    has_endpoint && !is("OTEL_SDK_DISABLED", "true") && !is("OTEL_TRACES_EXPORTER", "none")
+}
+
+fn refuse_other_protocols(lookup: Lookup<'_>) -> Result<(), TelemetryError> {
+    let protocol =
+        lookup("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| lookup("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    match protocol {
+        Some(protocol) if !protocol.is_empty() && protocol != "grpc" => {
+            Err(TelemetryError::Protocol(protocol))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn resource(service_name: &'static str, version: &'static str) -> Resource {
+    let detected = Resource::builder().build();
+    // The SDK fills in `unknown_service:…` when neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES has a name.
+    let named = detected
+        .get(&Key::from_static_str("service.name"))
+        .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder().with_attribute(KeyValue::new("service.version", version));
+    if named { builder.build() } else { builder.with_service_name(service_name).build() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> {
+        move |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn traces_are_wanted_only_with_an_endpoint_and_nothing_against_it() {
+        const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+        let cases: [(&'static [(&str, &str)], bool); 7] = [
+            (&[], false),
+            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], false),
+            (&[("OTEL_TRACES_SAMPLER", "always_on")], false),
+            (&[ENDPOINT], true),
+            (&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4317")], true),
+            (&[ENDPOINT, ("OTEL_SDK_DISABLED", "TRUE")], false),
+            (&[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")], false),
+        ];
+        for (pairs, wanted) in cases {
+            assert_eq!(is_wanted(&environment(pairs)), wanted, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn without_an_endpoint_there_is_no_provider() {
+        assert!(provider("svc", "1", &environment(&[])).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_protocol_that_is_not_built_in_is_refused() {
+        let pairs = environment(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
+        let error = refuse_other_protocols(&pairs).unwrap_err().to_string();
+        assert!(error.contains("`http/protobuf`") && error.contains("4317"), "{error}");
+        assert!(refuse_other_protocols(&environment(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")])).is_ok());
+    }
+
+    #[test]
+    fn the_resource_carries_name_and_version() {
+        let resource = resource("analytics-consumer", "1.2.3");
+        let value =
+            |key: &'static str| resource.get(&Key::from_static_str(key)).map(|value| value.to_string());
+        assert_eq!(value("service.name").as_deref(), Some("analytics-consumer"));
+        assert_eq!(value("service.version").as_deref(), Some("1.2.3"));
+    }
+}
