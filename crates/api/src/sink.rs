@@ -1,0 +1,61 @@
+//! The PostgreSQL side of a pipeline.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::SecretKeyRef;
+
+/// Where events go to: a PostgreSQL table.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sink {
+    /// Secret that holds the connection URL, `postgres://user:password@host:5432/database`.
+    pub url_secret_ref: DatabaseUrlRef,
+
+    /// Secret that holds the certificate authority of the server (PEM), for `sslmode=verify-ca` and `verify-full`. Unset: the authorities of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
+
+    /// Name of the table that events are stored in; it is made when it does not exist. It may not be changed later: stored offsets belong to it. Default: `events`.
+    #[serde(default = "default_table")]
+    #[schemars(length(min = 1, max = 48))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z_][a-z0-9_]*$') && self != 'pipeline_offsets'").message(
+            "`table` must begin with a lower-case letter or `_`, hold only lower-case letters, digits and `_`, and not be pipeline_offsets"
+        ),
+        validation = Rule::new("self == oldSelf").message(
+            "`table` may not be changed, because stored offsets stand for rows in it: create another AnalyticsPipeline with another `groupId` for the other table and delete this one"
+        )
+    )]
+    pub table: String,
+
+    /// Most database connections that all consumers of this pipeline may hold together, two for each; scaling stays below it. Default: 40.
+    #[serde(default = "default_max_connections")]
+    #[schemars(range(min = 2, max = 10000))]
+    pub max_connections: i32,
+}
+
+fn default_table() -> String {
+    "events".to_owned()
+}
+
+const fn default_max_connections() -> i32 {
+    40
+}
+
+/// A connection URL in a Secret of the pipeline's namespace.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DatabaseUrlRef {
+    /// Name of the Secret, in the namespace of the pipeline. Example: `analytics-db`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key of the URL in the Secret. Default: `url`.
+    #[serde(default = "default_url_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn default_url_key() -> String {
+    "url".to_owned()
+}
