@@ -1,1 +1,22 @@
 //! How many consumers a pipeline needs: a pure function of what was seen.
+//!
+//! [`decide`] takes what is remembered ([`State`]), what was seen ([`Observation`]) and what the user wants
+//! ([`Policy`]) and gives back what to remember and what to do ([`Decision`]). It reads no clock, does no I/O
+//! and is deterministic: equal input gives equal output, bit for bit, so a recorded decision can be replayed.
+//!
+//! Units, everywhere: time in seconds since the Unix epoch (`f64`), durations in seconds, rates in events per
+//! second, offsets as Kafka counts them, ratios from 0 to 1.
+
+mod decide;
+mod decision;
+mod observation;
+mod policy;
+mod state;
+
+pub use decide::decide;
+pub use decision::{Condition, Decision, DrainOutcome, Estimates, Limit, Reason};
+pub use observation::{
+    CommittedOffset, ConsumerObservation, GroupState, Observation, PartitionObservation, ReplicaObservation,
+};
+pub use policy::{OnUnknown, Policy, StartFrom};
+pub use state::State;
