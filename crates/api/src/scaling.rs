@@ -16,6 +16,12 @@ use serde::{Deserialize, Serialize};
     ),
     validation = Rule::new("self.mode == 'Lag' || has(self.replicas)").message(
         "`replicas` must be set when `mode` is Fixed or External (for External it is the number to begin with, 1 for example)"
+    ),
+    validation = Rule::new("self.onUnknown != 'Floor' || has(self.unknownFloorReplicas)").message(
+        "`unknownFloorReplicas` must be set when `onUnknown` is Floor: the number of consumers to have while lag cannot be read"
+    ),
+    validation = Rule::new("self.onUnknown == 'Floor' || !has(self.unknownFloorReplicas)").message(
+        "`unknownFloorReplicas` may not be set when `onUnknown` is Hold: set `onUnknown` to Floor, or remove it"
     )
 )]
 pub struct Scaling {
@@ -43,13 +49,18 @@ pub struct Scaling {
     #[schemars(range(min = 1, max = 86400))]
     pub target_lag_seconds: i32,
 
-    /// How quickly the number of consumers may follow. Unset: up at once, down after two quiet minutes.
+    /// How quickly the number of consumers may follow. Unset: up at once, down after five minutes.
     #[serde(default)]
     pub behavior: Behavior,
 
-    /// What to do while lag cannot be read: `Hold` keeps the number of consumers (lag unknown is never taken for zero). Default: `Hold`.
+    /// What to do while lag cannot be read: `Hold` keeps the number of consumers, `Floor` raises it to `unknownFloorReplicas` after a minute; neither takes any away. Default: `Hold`.
     #[serde(default)]
     pub on_unknown: OnUnknown,
+
+    /// Fewest consumers while lag cannot be read, with `onUnknown: Floor` only. Example: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub unknown_floor_replicas: Option<i32>,
 
     /// Decide and report, but change nothing, when true: `status.scaling.desired` shows what would be done. Default: false.
     #[serde(default)]
@@ -66,6 +77,7 @@ impl Default for Scaling {
             target_lag_seconds: default_target_lag_seconds(),
             behavior: Behavior::default(),
             on_unknown: OnUnknown::default(),
+            unknown_floor_replicas: None,
             dry_run: false,
         }
     }
@@ -97,20 +109,30 @@ pub enum OnUnknown {
     /// Keep the number of consumers.
     #[default]
     Hold,
+    /// Raise it to a number given beforehand.
+    Floor,
 }
 
 /// How quickly the number of consumers may follow.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Behavior {
-    /// How long fewer consumers must have sufficed before some are stopped, in seconds. Default: 120.
+    /// How long fewer consumers must have sufficed before some are stopped, in seconds. Default: 300.
     #[serde(default = "default_scale_down_stabilization_seconds")]
     #[schemars(range(min = 0, max = 86400))]
     pub scale_down_stabilization_seconds: i32,
-    /// Shortest time between two changes of the number of consumers, in seconds; each change moves partitions and pauses them. Default: 15.
+    /// Shortest time from any change of the number of consumers to a smaller one, in seconds; each change moves partitions and pauses them. Default: 60.
     #[serde(default = "default_cooldown_seconds")]
     #[schemars(range(min = 0, max = 86400))]
     pub cooldown_seconds: i32,
+    /// How long nothing must have arrived before the last consumer is stopped, in seconds, with `minReplicas: 0`. Default: 300.
+    #[serde(default = "default_idle_seconds")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub idle_seconds: i32,
+    /// Most changes of the number of consumers in one hour; beyond it only growth that the objective needs at once. Default: 30.
+    #[serde(default = "default_max_changes_per_hour")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub max_changes_per_hour: i32,
 }
 
 impl Default for Behavior {
@@ -118,14 +140,24 @@ impl Default for Behavior {
         Self {
             scale_down_stabilization_seconds: default_scale_down_stabilization_seconds(),
             cooldown_seconds: default_cooldown_seconds(),
+            idle_seconds: default_idle_seconds(),
+            max_changes_per_hour: default_max_changes_per_hour(),
         }
     }
 }
 
 const fn default_scale_down_stabilization_seconds() -> i32 {
-    120
+    300
 }
 
 const fn default_cooldown_seconds() -> i32 {
-    15
+    60
+}
+
+const fn default_idle_seconds() -> i32 {
+    300
+}
+
+const fn default_max_changes_per_hour() -> i32 {
+    30
 }
