@@ -58,3 +58,16 @@ go_tools() {
 check_go_version() {
   grep -q "^require $2 v$3\$" "$here/$1/go.mod" || fail "tests/setup/$1/go.mod does not require $2 v$3 as versions.env says"
 }
+
+# docker_archive <layer.tar> <image name> <config as JSON object> <archive>: an image of one layer, without an engine.
+docker_archive() {
+  local work digest
+  work=$(mktemp --directory --tmpdir="$(dirname "$4")")
+  mv "$1" "$work/layer.tar"
+  digest=$(sha256sum <"$work/layer.tar" | cut -d ' ' -f 1)
+  printf '{"architecture":"%s","os":"linux","config":%s,"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+    "$(dpkg --print-architecture)" "$3" "$digest" >"$work/config.json"
+  printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$2" >"$work/manifest.json"
+  tar --create --file "$4" --directory "$work" manifest.json config.json layer.tar
+  rm -r "$work"
+}

@@ -1,1 +1,26 @@
-//! A real Kubernetes, Kafka and PostgreSQL for the tests.
+//! A real Kubernetes, Kafka and PostgreSQL for the tests and the demo.
+//!
+//! Each handle ([`Kafka`], [`Postgres`], [`Cluster`]) starts its servers on ports and folders of its own and stops
+//! them when dropped; [`Testbed`] starts all three side by side. The programs come from `tests/setup/setup.sh`.
+//! A process that dies takes its servers with it, and the next one that starts removes what it left on disk.
+
+pub mod cache;
+pub mod cluster;
+pub mod generator;
+pub mod image;
+pub mod kafka;
+pub mod node;
+pub mod port;
+pub mod postgres;
+pub mod process;
+pub mod run;
+pub mod together;
+pub mod wait;
+
+pub use cache::{consumer_binary, controller_binary};
+pub use cluster::{Cluster, ClusterOptions};
+pub use image::Image;
+pub use kafka::{Kafka, KafkaOptions};
+pub use node::Node;
+pub use postgres::{Postgres, PostgresOptions};
+pub use together::{Testbed, TestbedOptions};

@@ -1,0 +1,228 @@
+//! A Kubernetes of one node: real API server, scheduler, controllers, kubelet, containerd and proxy.
+
+mod config;
+mod identity;
+mod parts;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Namespace, Node as NodeObject, ServiceAccount};
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::process::{self, Process};
+use crate::{Node, cache, wait};
+use identity::Identity;
+
+/// What a test wants of its cluster.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterOptions {
+    /// Further arguments of kube-apiserver, such as `--enable-admission-plugins=…`.
+    pub apiserver_arguments: Vec<String>,
+}
+
+/// A cluster: one of our own, which ends when dropped, or one that a user has.
+#[derive(Debug)]
+pub struct Cluster {
+    kubeconfig: PathBuf,
+    own: Option<Own>,
+}
+
+/// The order of the fields is the order of their end: the node takes all processes in it along.
+#[derive(Debug)]
+struct Own {
+    node: Node,
+    _parts: Vec<Process>,
+}
+
+/// How long a part may take; all together need about 6 s on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Cluster {
+    /// Starts a node and a cluster on it, and waits until pods can be scheduled.
+    ///
+    /// # Errors
+    /// When a part does not start; the error holds the end of its log.
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        Self::start_on(Node::start().await?, options).await
+    }
+
+    /// Like [`Cluster::start`] on a node that exists, whose address servers outside can listen on already.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_on(node: Node, options: ClusterOptions) -> Result<Self> {
+        let identity = Identity::create(&node)?;
+        config::write(&node)?;
+        let mut parts = parts::Parts::new(&node, &identity)?;
+        parts.start_foundation(&options)?;
+        import(&node, &cache::part("pause")?.join("pause.tar"))
+            .await
+            .map_err(|error| parts.explain(error))?;
+        let kubeconfig = identity.admin_kubeconfig();
+        let client = connect(&kubeconfig).await?;
+        api_server_ready(&client, &mut parts).await?;
+        parts.start_controllers()?;
+        node_ready(&client, &mut parts).await?;
+        let parts = parts.into_processes();
+        Ok(Self { kubeconfig, own: Some(Own { node, _parts: parts }) })
+    }
+
+    /// Uses the cluster that a kubeconfig's current context names, and leaves it running.
+    ///
+    /// # Errors
+    /// When the file is missing.
+    pub fn existing(kubeconfig: impl Into<PathBuf>) -> Result<Self> {
+        let kubeconfig = kubeconfig.into();
+        ensure!(kubeconfig.is_file(), "there is no kubeconfig {}", kubeconfig.display());
+        Ok(Self { kubeconfig, own: None })
+    }
+
+    /// The kubeconfig of an administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A client with an administrator's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub async fn client(&self) -> Result<Client> {
+        connect(&self.kubeconfig).await
+    }
+
+    /// The node, if the cluster is our own.
+    #[must_use]
+    pub fn node(&self) -> Option<&Node> {
+        self.own.as_ref().map(|own| &own.node)
+    }
+
+    /// The address at which pods reach servers of this machine, if the cluster is our own.
+    #[must_use]
+    pub fn host_address(&self) -> Option<Ipv4Addr> {
+        self.node().map(Node::host_address)
+    }
+
+    /// A `kubectl` with an administrator's rights, to be given arguments.
+    ///
+    /// # Errors
+    /// When Kubernetes' programs have not been prepared.
+    pub fn kubectl_command(&self) -> Result<Command> {
+        let mut command = Command::new(cache::part("kubernetes")?.join("kubectl"));
+        command.env("KUBECONFIG", &self.kubeconfig);
+        Ok(command)
+    }
+
+    /// Runs `kubectl` and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails; the error holds what it printed.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.kubectl_command()?;
+        command.args(arguments);
+        process::output(command).await
+    }
+
+    /// Puts the images of a docker archive on the node, so that no pod needs to pull them.
+    ///
+    /// # Errors
+    /// When the cluster is not our own, or the archive is no image.
+    pub async fn load_image(&self, archive: &Path) -> Result<()> {
+        let node =
+            self.node().context("images can be put on our own cluster only: push them to a registry")?;
+        import(node, archive).await
+    }
+
+    /// Creates a namespace in which pods can be created at once.
+    ///
+    /// # Errors
+    /// When it exists already.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        let client = self.client().await?;
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let namespace = Namespace { metadata, ..Namespace::default() };
+        Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+        // Pods are refused before the controller has made the namespace's service account.
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, name);
+        wait::until_true("the namespace has its service account", PATIENCE, || async {
+            Ok(accounts.get_opt("default").await?.is_some())
+        })
+        .await
+    }
+
+    /// What a person would look at first when a test has failed: objects, events and logs of the namespace.
+    pub async fn diagnose(&self, namespace: &str) -> String {
+        let mut text = String::new();
+        for line in [
+            "get all,analyticspipelines,configmaps,jobs -o wide",
+            "get events --sort-by=.lastTimestamp",
+            "describe pods",
+            "logs --all-containers --prefix --tail=40 --ignore-errors --selector=app.kubernetes.io/part-of=analytics-pipeline",
+        ] {
+            let words = ["--namespace", namespace].into_iter().chain(line.split(' '));
+            let said = match self.kubectl(&words.collect::<Vec<_>>()).await {
+                Ok(said) => said,
+                Err(error) => format!("{error:#}\n"),
+            };
+            text.push_str(&format!("--- kubectl {line}\n{said}"));
+        }
+        text
+    }
+}
+
+async fn connect(kubeconfig: &Path) -> Result<Client> {
+    // An error says that the process has chosen its provider already, which serves as well.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let file = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Retries while containerd is starting.
+async fn import(node: &Node, archive: &Path) -> Result<()> {
+    ensure!(archive.is_file(), "there is no image archive {}", archive.display());
+    let ctr = cache::part("containerd")?.join("ctr");
+    let containerd_answers = || {
+        let mut command = node.command(&ctr);
+        command.arg("version");
+        async { process::output(command).await.map(|_| true) }
+    };
+    wait::until_true("containerd answers", PATIENCE, containerd_answers).await?;
+    let mut command = node.command(&ctr);
+    command.args(["--namespace=k8s.io", "images", "import"]).arg(archive);
+    process::output(command).await.map(drop)
+}
+
+async fn api_server_ready(client: &Client, parts: &mut parts::Parts<'_>) -> Result<()> {
+    let ready = parts.await_with("the API server is ready", PATIENCE, || {
+        let client = client.clone();
+        async move {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            client.request_text(request).await?;
+            Ok(true)
+        }
+    });
+    ready.await
+}
+
+async fn node_ready(client: &Client, parts: &mut parts::Parts<'_>) -> Result<()> {
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    let ready = parts.await_with("the node is ready", PATIENCE, || {
+        let nodes = nodes.clone();
+        async move { Ok(nodes.get(parts::NODE_NAME).await.is_ok_and(|node| is_ready(&node))) }
+    });
+    ready.await
+}
+
+fn is_ready(node: &NodeObject) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let untainted =
+        node.spec.as_ref().is_none_or(|spec| spec.taints.as_deref().unwrap_or_default().is_empty());
+    untainted && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
