@@ -1,0 +1,91 @@
+# Every step of this project, for people and for CI alike. `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# The release profile everywhere: what ships is what is tested, and each dependency is compiled once.
+target := $(or $(CARGO_TARGET_DIR),target)
+bin := $(target)/release
+cargo_test := cargo test --release --workspace --exclude testbed
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ First steps
+
+.PHONY: demo
+demo: ## Build all, start Kafka, PostgreSQL and Kubernetes, and move 200,000 events through the operator
+	tests/prepare.sh programs
+	$(bin)/demo
+
+.PHONY: clean
+clean: ## Stop the demo's servers and remove everything they hold (build results and the cache stay)
+	[ ! -x $(bin)/demo ] || $(bin)/demo clean
+
+.PHONY: clean-all
+clean-all: clean ## Also remove the build results and the cache of prepared programs
+	cargo clean
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/analytics-pipeline"
+
+##@ Building
+
+.PHONY: setup
+setup: ## Prepare what the test bed runs: Debian packages, Kafka, Kubernetes (cached by version)
+	tests/setup/setup.sh
+
+.PHONY: build
+build: ## Build the consumer, the controller and the tools
+	cargo build --release --workspace --bins
+
+.PHONY: image
+image: ## Build the container image as a docker archive in the cache, from the one Dockerfile
+	tests/prepare.sh programs
+	$(bin)/testbed image
+
+.PHONY: crds
+crds: ## Generate crds/ from the Rust types
+	cargo run --release --package analytics-controller --bin crdgen
+
+.PHONY: settings
+settings: build ## Generate docs/reference/settings.md from the consumer's own --help
+	$(bin)/analytics-consumer settings-reference >docs/reference/settings.md
+
+##@ Checking
+
+.PHONY: test
+test: format-check ## Everything: formatting, lints, unit tests, integration, end to end (needs root)
+	tests/prepare.sh tests
+	$(MAKE) --no-print-directory test-unit test-integration test-e2e
+
+.PHONY: test-unit
+test-unit: ## The quick ones: no server is started
+	$(cargo_test)
+	cargo test --release --package testbed --lib --bins
+
+.PHONY: test-integration
+test-integration: build ## Consumer and controller against a real Kafka and PostgreSQL
+	cargo test --release --package testbed --test 'integration*'
+
+.PHONY: test-e2e
+test-e2e: build ## The operator on a real Kubernetes (needs root)
+	cargo test --release --package testbed --test 'e2e*'
+
+.PHONY: lint
+lint: ## Clippy with warnings as errors, and shellcheck if it is installed
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	if command -v shellcheck >/dev/null; then shellcheck --external-sources .ci/run tests/*.sh tests/setup/*.sh; else echo "shellcheck is not installed: shell scripts are not checked"; fi
+
+.PHONY: fmt
+fmt: ## Format all Rust code
+	cargo fmt --all
+
+.PHONY: format-check
+format-check:
+	cargo fmt --all --check
+
+.PHONY: deny
+deny: ## Check licences, sources and advisories of all dependencies (cargo-deny, built into the cache if missing)
+	tests/deny.sh

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Prepares the test bed and compiles the workspace side by side, with a line of progress every few seconds.
+#
+#   tests/prepare.sh programs   what `make demo` runs
+#   tests/prepare.sh tests      the lints, the programs and the test executables
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+what=${1:?"say what to prepare: programs or tests"}
+logs="${CARGO_TARGET_DIR:-target}/logs"
+mkdir -p "$logs"
+
+# The compilers of Go and Rust together have been seen to take about 4 GiB at their peaks.
+side_by_side_kib=$((6 * 1024 * 1024))
+
+part=cargo
+. tests/setup/lib.sh
+
+compile() {
+  local began=$SECONDS
+  case $what in
+    programs)
+      run_with_progress "$logs/build.log" cargo build --release --workspace --bins
+      ;;
+    tests)
+      run_with_progress "$logs/clippy.log" cargo clippy --release --workspace --all-targets -- -D warnings
+      run_with_progress "$logs/build.log" cargo build --release --workspace --bins
+      run_with_progress "$logs/tests.log" cargo test --release --workspace --no-run
+      ;;
+    *) fail "cannot prepare '$what': say programs or tests" ;;
+  esac
+  say "done in $((SECONDS - began)) s"
+}
+
+# The C compiler and libraries that cargo's build scripts need come with these.
+tests/setup/setup.sh debian
+
+available_kib=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
+if [ "$available_kib" -lt "$side_by_side_kib" ]; then
+  say "less than 6 GiB of memory are free: one after the other"
+  tests/setup/setup.sh
+  compile
+  exit
+fi
+
+tests/setup/setup.sh &
+setup=$!
+# A failed compilation must not leave the other half running unseen.
+trap 'kill "$setup" 2>/dev/null || true' EXIT
+compile
+wait "$setup"
+trap - EXIT
