@@ -1,1 +1,19 @@
 //! Moves JSON events from a Kafka topic into PostgreSQL, each exactly once.
+//!
+//! How an event flows: `source` reads a record, `event` parses it, `batch` gathers it in a `slot`, a `writer` stores
+//! the batch through `sink` in one transaction with the partition's next offset. Pure rooms: `settings`, `event`,
+//! `batch`, `dead_letter`, `recent_keys`; rooms with I/O: `source`, `sink`, `writer`, `engine`.
+
+pub mod batch;
+pub mod dead_letter;
+pub mod engine;
+pub mod event;
+pub mod metrics;
+mod recent_keys;
+mod retry;
+pub mod settings;
+pub mod sink;
+pub mod slot;
+pub mod source;
+pub mod status;
+mod writer;

@@ -1,0 +1,105 @@
+//! Records that cannot be stored as events: why, and everything needed to look at them or to replay them.
+
+/// Why a record cannot be stored: a closed set, so that metric labels stay bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The record has no value, or an empty one.
+    Tombstone,
+    /// The value is not JSON, or not UTF-8.
+    InvalidJson,
+    /// A field of the event is not there.
+    MissingField,
+    /// A field has the wrong type or an unusable value.
+    InvalidField,
+    /// `user_id` is not a UUID.
+    InvalidUserId,
+    /// `timestamp` is not RFC 3339.
+    InvalidTimestamp,
+    /// Text contains U+0000.
+    NulCharacter,
+    /// Text contains an unpaired surrogate.
+    InvalidUnicode,
+    /// `event_type` or `service` does not fit its column.
+    FieldTooLong,
+    /// JSON is nested too deeply.
+    NestingTooDeep,
+    /// The value is larger than allowed.
+    TooLarge,
+    /// PostgreSQL refused the row.
+    RefusedByDatabase,
+}
+
+impl Reason {
+    /// Every reason, for the documentation and for tests.
+    pub const ALL: [Self; 12] = [
+        Self::Tombstone,
+        Self::InvalidJson,
+        Self::MissingField,
+        Self::InvalidField,
+        Self::InvalidUserId,
+        Self::InvalidTimestamp,
+        Self::NulCharacter,
+        Self::InvalidUnicode,
+        Self::FieldTooLong,
+        Self::NestingTooDeep,
+        Self::TooLarge,
+        Self::RefusedByDatabase,
+    ];
+
+    /// The reason as metric label and as value of `dead_letters.reason`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tombstone => "tombstone",
+            Self::InvalidJson => "invalid_json",
+            Self::MissingField => "missing_field",
+            Self::InvalidField => "invalid_field",
+            Self::InvalidUserId => "invalid_user_id",
+            Self::InvalidTimestamp => "invalid_timestamp",
+            Self::NulCharacter => "nul_character",
+            Self::InvalidUnicode => "invalid_unicode",
+            Self::FieldTooLong => "field_too_long",
+            Self::NestingTooDeep => "nesting_too_deep",
+            Self::TooLarge => "too_large",
+            Self::RefusedByDatabase => "refused_by_database",
+        }
+    }
+}
+
+/// Why a payload is no event.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind of fault.
+    pub reason: Reason,
+    /// A sentence for the person who looks at the dead letter.
+    pub detail: String,
+}
+
+impl Rejection {
+    /// A rejection with its sentence.
+    #[must_use]
+    pub fn new(reason: Reason, detail: String) -> Self {
+        Self { reason, detail }
+    }
+}
+
+/// A record as Kafka delivered it, with the reason why it is not in the events table.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Partition of the record.
+    pub partition: i32,
+    /// Offset of the record.
+    pub offset: i64,
+    /// The kind of fault.
+    pub reason: Reason,
+    /// A sentence for the person who looks at it.
+    pub detail: String,
+    /// The record's key.
+    pub key: Option<Vec<u8>>,
+    /// The record's value.
+    pub payload: Option<Vec<u8>>,
+    /// The record's headers as a JSON array of `[name, value]`; a value that is not UTF-8 is `{"hex": …}`.
+    pub headers: Option<String>,
+    /// The record's timestamp in milliseconds, if it has one.
+    pub timestamp_millis: Option<i64>,
+}

@@ -1,0 +1,277 @@
+//! Puts the parts together: one reading thread, its claims, a few writers; starts them and stops them in order.
+
+mod busy;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use busy::BusyClock;
+
+use crate::metrics::Metrics;
+use crate::retry::Backoff;
+use crate::settings::{Migrations, Settings};
+use crate::sink::offsets::Owner;
+use crate::sink::schema::SchemaError;
+use crate::sink::{Database, Statements, schema};
+use crate::slot::Slot;
+use crate::source::{Assignments, Claims, Consumer, Context, Positions, Reader, client_config};
+use crate::status::Status;
+use crate::writer::Writer;
+
+/// The engine cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The database URL.
+    #[error("DATABASE_URL: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The schema, in a way that only a person can mend.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// librdkafka refused its configuration.
+    #[error("failed to make the Kafka client: {0}; check KAFKA_PROPERTIES and the security settings")]
+    Client(rdkafka::error::KafkaError),
+    /// The reading thread cannot go on.
+    #[error(transparent)]
+    Read(#[from] crate::source::ReadError),
+    /// The reading thread could not be started or panicked.
+    #[error("the reading thread ended: {0}")]
+    Thread(String),
+    /// Batches were still unwritten when the time for stopping was over; nothing is lost, they will be read again.
+    #[error(
+        "did not finish writing within SHUTDOWN_TIMEOUT_SECONDS={0}; what was not written will be read again"
+    )]
+    ShutdownTimeout(u64),
+}
+
+/// Runs the consumer until `shutdown`, then stops it cleanly.
+///
+/// # Errors
+/// What keeps it from running, or from stopping in time.
+pub async fn run(
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    shutdown: CancellationToken,
+) -> Result<(), EngineError> {
+    let database = Database::new(&settings.database, &settings.instance)?;
+    if !prepare_schema(settings, &database, &status, &shutdown).await? {
+        return Ok(());
+    }
+    status.database_up();
+    let parts = Parts::new(settings, database, metrics, Arc::clone(&status))?;
+    let draining = CancellationToken::new();
+    let mut tasks = parts.spawn_writers(&draining);
+    let (requests, claims) = parts.spawn_claims(&mut tasks);
+    let reader = parts.reader(requests, shutdown.clone());
+    drop(parts);
+
+    let (finished, reading) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("kafka-reader".to_owned())
+        .spawn(move || {
+            let mut reader = reader;
+            let result = reader.run();
+            // The receiver waits for exactly this.
+            let _ = finished.send((reader, result));
+        })
+        .map_err(|error| EngineError::Thread(error.to_string()))?;
+    let (reader, result) = reading.await.map_err(|_| EngineError::Thread("it panicked".to_owned()))?;
+    status.stopping();
+    claims.cancel();
+    draining.cancel();
+    let timeout = Duration::from_secs(settings.shutdown_timeout_seconds);
+    let drained = tokio::time::timeout(timeout, async { while tasks.join_next().await.is_some() {} }).await;
+    tasks.shutdown().await;
+    // Blocks until the group has let this member go.
+    let closed = tokio::task::spawn_blocking(move || {
+        reader.close();
+        thread.join()
+    });
+    if tokio::time::timeout(Duration::from_secs(5), closed).await.is_err() {
+        tracing::warn!("The Kafka client did not close in time");
+    }
+    result?;
+    drained.map_err(|_| EngineError::ShutdownTimeout(settings.shutdown_timeout_seconds))
+}
+
+/// Migrates or checks the schema, waiting for a database that is away. `false` when told to stop meanwhile.
+async fn prepare_schema(
+    settings: &Settings,
+    database: &Database,
+    status: &Status,
+    shutdown: &CancellationToken,
+) -> Result<bool, EngineError> {
+    let mut backoff = Backoff::new();
+    loop {
+        let error = match schema_once(settings, database).await {
+            Ok(()) => return Ok(true),
+            Err(error) => error,
+        };
+        // With `check` somebody else migrates: whatever is missing may still come.
+        if settings.database.migrations == Migrations::Apply && matches!(error, SchemaError::Shape(_)) {
+            return Err(error.into());
+        }
+        tracing::warn!(database = database.place(), %error, "The schema is not ready; trying on");
+        status.database_down(format!("PostgreSQL at {}: {error}", database.place()));
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            () = shutdown.cancelled() => return Ok(false),
+        }
+    }
+}
+
+/// One attempt at what `DATABASE_MIGRATIONS` says.
+async fn schema_once(settings: &Settings, database: &Database) -> Result<(), SchemaError> {
+    match settings.database.migrations {
+        Migrations::Apply => migrate(settings, database).await,
+        Migrations::Check => schema::check(&mut connect(database).await?, &settings.database).await,
+    }
+}
+
+/// Brings the schema up to date, once.
+///
+/// # Errors
+/// The step that failed.
+pub async fn migrate(settings: &Settings, database: &Database) -> Result<(), SchemaError> {
+    schema::migrate(&mut connect(database).await?, &settings.database).await
+}
+
+async fn connect(database: &Database) -> Result<sqlx::PgConnection, SchemaError> {
+    database.connect().await.map_err(|source| SchemaError::Step {
+        step: format!("connect to PostgreSQL at {}", database.place()),
+        source,
+    })
+}
+
+/// What all parts share.
+struct Parts<'a> {
+    settings: &'a Settings,
+    database: Database,
+    statements: Statements,
+    owner: Owner,
+    slots: Arc<[Slot]>,
+    consumer: Arc<Consumer>,
+    assignments: Arc<Assignments>,
+    positions: Arc<Positions>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    busy: Arc<BusyClock>,
+    control: std::sync::mpsc::Sender<crate::source::Control>,
+    controlled: std::cell::Cell<Option<std::sync::mpsc::Receiver<crate::source::Control>>>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(
+        settings: &'a Settings,
+        database: Database,
+        metrics: Arc<Metrics>,
+        status: Arc<Status>,
+    ) -> Result<Self, EngineError> {
+        let positions = Arc::new(Positions::default());
+        let topic = settings.kafka.topic.clone();
+        let context = Context::new(topic, Arc::clone(&positions), Arc::clone(&metrics), Arc::clone(&status));
+        let consumer = Consumer::from_config_and_context(&client_config(&settings.kafka), context)
+            .map_err(EngineError::Client)?;
+        let connections = settings.database.connections;
+        let (control, controlled) = std::sync::mpsc::channel();
+        Ok(Self {
+            settings,
+            database,
+            statements: Statements::new(&settings.database.table, &settings.database.dead_letter_table),
+            owner: Owner {
+                group_id: settings.kafka.group_id.as_str().into(),
+                topic: settings.kafka.topic.as_str().into(),
+                instance: settings.instance.as_str().into(),
+            },
+            slots: (0..connections).map(|_| Slot::new(settings.batch)).collect(),
+            consumer: Arc::new(consumer),
+            assignments: Arc::default(),
+            positions,
+            metrics,
+            status,
+            busy: Arc::new(BusyClock::new(connections)),
+            control,
+            controlled: std::cell::Cell::new(Some(controlled)),
+        })
+    }
+
+    fn spawn_writers(&self, draining: &CancellationToken) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for index in 0..self.slots.len() {
+            let writer = Writer {
+                index,
+                slots: Arc::clone(&self.slots),
+                database: self.database.clone(),
+                statements: self.statements.clone(),
+                owner: self.owner.clone(),
+                limits: self.settings.batch,
+                positions: Arc::clone(&self.positions),
+                control: self.control.clone(),
+                metrics: Arc::clone(&self.metrics),
+                status: Arc::clone(&self.status),
+                busy: Arc::clone(&self.busy),
+                draining: draining.clone(),
+            };
+            tasks.spawn(writer.run());
+        }
+        tasks
+    }
+
+    fn spawn_claims(
+        &self,
+        tasks: &mut JoinSet<()>,
+    ) -> (tokio::sync::mpsc::UnboundedSender<(i32, u64)>, CancellationToken) {
+        let (requests, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let claims = Claims {
+            database: self.database.clone(),
+            statements: self.statements.clone(),
+            owner: self.owner.clone(),
+            start_from: self.settings.kafka.start_from,
+            on_offset_gap: self.settings.kafka.on_offset_gap,
+            consumer: Arc::clone(&self.consumer),
+            assignments: Arc::clone(&self.assignments),
+            control: self.control.clone(),
+            metrics: Arc::clone(&self.metrics),
+            status: Arc::clone(&self.status),
+        };
+        let cancel = CancellationToken::new();
+        let cancelled = cancel.clone();
+        tasks.spawn(async move {
+            cancelled.run_until_cancelled(claims.run(receiver)).await;
+        });
+        (requests, cancel)
+    }
+
+    fn reader(
+        &self,
+        claims: tokio::sync::mpsc::UnboundedSender<(i32, u64)>,
+        shutdown: CancellationToken,
+    ) -> Reader {
+        let (_, never) = std::sync::mpsc::channel();
+        Reader {
+            consumer: Arc::clone(&self.consumer),
+            topic: Arc::clone(&self.owner.topic),
+            slots: Arc::clone(&self.slots),
+            claims,
+            control: self.controlled.take().unwrap_or(never),
+            assignments: Arc::clone(&self.assignments),
+            positions: Arc::clone(&self.positions),
+            policy: crate::source::RecordPolicy {
+                deduplication: self.settings.deduplication.clone(),
+                tombstones: self.settings.tombstones,
+                event_max_bytes: self.settings.event_max_bytes,
+            },
+            metrics: Arc::clone(&self.metrics),
+            status: Arc::clone(&self.status),
+            busy: Arc::clone(&self.busy),
+            shutdown,
+            partitions: HashMap::new(),
+            generation: 0,
+        }
+    }
+}

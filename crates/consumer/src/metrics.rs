@@ -1,0 +1,205 @@
+//! Every number that the consumer exports, with bounded labels.
+
+mod labels;
+
+use prometheus::{
+    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
+
+use crate::dead_letter::Reason;
+pub use labels::{Labels, event_type_label};
+
+/// Seconds, from one to ten thousand milliseconds.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+/// Events of a batch.
+const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0];
+
+/// The consumer's metrics.
+pub struct Metrics {
+    topic: String,
+    /// Records dealt with, by type and service.
+    pub processed: IntCounterVec,
+    /// Rows that are new in the table.
+    pub stored: IntCounterVec,
+    /// Records that could not be stored.
+    pub errors: IntCounterVec,
+    /// Seconds from reading a record to its commit.
+    pub processing: Histogram,
+    /// Seconds from the record's timestamp to its commit.
+    pub end_to_end: Histogram,
+    lag: IntGaugeVec,
+    /// Seconds in which the engine was at work.
+    pub busy: Counter,
+    /// Events that were in the table before, or twice in a batch.
+    pub duplicates: IntCounter,
+    /// Dead letters written.
+    pub dead_letters: IntCounterVec,
+    /// Events of a transaction.
+    pub batch_events: Histogram,
+    /// Seconds of a transaction.
+    pub transactions: HistogramVec,
+    /// Batches given up because the partition had a new owner.
+    pub fenced: IntCounter,
+    rebalances: IntCounterVec,
+    offset_gaps: IntCounterVec,
+    offsets_lost: IntCounter,
+    /// Failed attempts to write, by whose fault.
+    pub database_errors: IntCounterVec,
+    assigned: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Makes and registers the metrics.
+    ///
+    /// # Errors
+    /// A name is registered already.
+    pub fn new(registry: &Registry, topic: &str) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            topic: topic.to_owned(),
+            processed: counters(
+                "events_processed_total",
+                "Records read and dealt with (stored, duplicate or dead letter), by event type and service; unknown types and services past a cap are `other`",
+                &["event_type", "service"],
+            )?,
+            stored: counters(
+                "events_stored_total",
+                "Rows added to the events table, by event type",
+                &["event_type"],
+            )?,
+            errors: counters(
+                "processing_errors_total",
+                "Records that could not be stored, by event type and reason; each is a dead letter",
+                &["event_type", "reason"],
+            )?,
+            processing: histogram(
+                "event_processing_duration_seconds",
+                "Seconds from reading the first record of a batch to the commit, observed for each record of the batch",
+                LATENCY_BUCKETS,
+            )?,
+            end_to_end: histogram(
+                "end_to_end_seconds",
+                "Seconds from a record's timestamp, by the producer's or broker's clock, to the commit of its row",
+                LATENCY_BUCKETS,
+            )?,
+            lag: IntGaugeVec::new(
+                Opts::new(
+                    "kafka_consumer_lag",
+                    "Offsets between the end of the partition and what is stored",
+                ),
+                &["topic", "partition"],
+            )?,
+            busy: Counter::new(
+                "consumer_busy_seconds_total",
+                "Seconds in which the engine was at work and not merely waiting for records; its rate is the busy ratio, 0 to 1",
+            )?,
+            duplicates: IntCounter::new(
+                "events_duplicate_total",
+                "Events not stored because an equal one is in the table",
+            )?,
+            dead_letters: counters(
+                "dead_letters_total",
+                "Records written to the dead letters, by reason",
+                &["reason"],
+            )?,
+            batch_events: histogram("batch_events", "Records of one transaction", BATCH_BUCKETS)?,
+            transactions: HistogramVec::new(
+                HistogramOpts::new(
+                    "transaction_seconds",
+                    "Seconds of one transaction, from BEGIN to the commit's confirmation, by outcome",
+                )
+                .buckets(LATENCY_BUCKETS.to_vec()),
+                &["outcome"],
+            )?,
+            fenced: IntCounter::new(
+                "batches_fenced_total",
+                "Batches not written because another consumer had moved the partition's offset",
+            )?,
+            rebalances: counters(
+                "rebalances_total",
+                "Changes of this consumer's assignment, by kind",
+                &["kind"],
+            )?,
+            offset_gaps: counters(
+                "offset_gaps_total",
+                "Stored offsets found outside of the log, by what was done",
+                &["action"],
+            )?,
+            offsets_lost: IntCounter::new(
+                "offsets_lost_total",
+                "Offsets that retention had removed before they were read",
+            )?,
+            database_errors: counters(
+                "database_errors_total",
+                "Failed attempts to write a batch, by fault",
+                &["fault"],
+            )?,
+            assigned: IntGaugeVec::new(
+                Opts::new("partitions_assigned", "Partitions that this consumer reads"),
+                &["topic"],
+            )?,
+        };
+        metrics.register(registry)?;
+        Ok(metrics)
+    }
+
+    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.processed.clone()))?;
+        registry.register(Box::new(self.stored.clone()))?;
+        registry.register(Box::new(self.errors.clone()))?;
+        registry.register(Box::new(self.processing.clone()))?;
+        registry.register(Box::new(self.end_to_end.clone()))?;
+        registry.register(Box::new(self.lag.clone()))?;
+        registry.register(Box::new(self.busy.clone()))?;
+        registry.register(Box::new(self.duplicates.clone()))?;
+        registry.register(Box::new(self.dead_letters.clone()))?;
+        registry.register(Box::new(self.batch_events.clone()))?;
+        registry.register(Box::new(self.transactions.clone()))?;
+        registry.register(Box::new(self.fenced.clone()))?;
+        registry.register(Box::new(self.rebalances.clone()))?;
+        registry.register(Box::new(self.offset_gaps.clone()))?;
+        registry.register(Box::new(self.offsets_lost.clone()))?;
+        registry.register(Box::new(self.database_errors.clone()))?;
+        registry.register(Box::new(self.assigned.clone()))
+    }
+
+    /// The partition's lag, in offsets.
+    pub fn lag(&self, partition: i32, lag: i64) {
+        self.lag.with_label_values(&[self.topic.as_str(), &partition.to_string()]).set(lag);
+    }
+
+    /// The partition is not read here any more: its series goes with it.
+    pub fn forget_lag(&self, partition: i32) {
+        // There is none when no statistics came in between.
+        let _ = self.lag.remove_label_values(&[self.topic.as_str(), &partition.to_string()]);
+    }
+
+    /// The assignment changed.
+    pub fn rebalanced(&self, kind: &str, assigned: usize) {
+        self.rebalances.with_label_values(&[kind]).inc();
+        self.assigned.with_label_values(&[self.topic.as_str()]).set(assigned as i64);
+    }
+
+    /// A stored offset was outside of the log.
+    pub fn offset_gap(&self, action: &str, lost: i64) {
+        self.offset_gaps.with_label_values(&[action]).inc();
+        if action != "fail" {
+            self.offsets_lost.inc_by(lost.max(0).unsigned_abs());
+        }
+    }
+
+    /// A record became a dead letter.
+    pub fn dead_letter(&self, reason: Reason) {
+        self.dead_letters.with_label_values(&[reason.as_str()]).inc();
+        self.errors.with_label_values(&["unknown", reason.as_str()]).inc();
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+}

@@ -1,0 +1,13 @@
+//! PostgreSQL: connections, the schema, offsets, and the one transaction that a batch is.
+
+pub mod classify;
+pub mod connection;
+mod copy_format;
+pub mod offsets;
+pub mod schema;
+mod statements;
+mod transaction;
+
+pub use connection::Database;
+pub use statements::Statements;
+pub use transaction::{Outcome, WriteError, Written, write};

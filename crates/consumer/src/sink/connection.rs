@@ -1,0 +1,66 @@
+//! Connecting to PostgreSQL.
+
+use std::str::FromStr;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Executor};
+use std::time::Duration;
+
+use crate::settings;
+
+/// How long reaching the server may take before the attempt counts as failed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Session settings of every connection.
+///
+/// A process that is stopped in the middle of a transaction (SIGSTOP, a frozen node) keeps its row locks; the server
+/// ends its transaction after these times, so that the next owner of the partition need not wait for ever.
+const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
+                       SET lock_timeout = '10s'; SET timezone = 'UTC'";
+
+/// Opens connections to the configured database.
+#[derive(Clone)]
+pub struct Database {
+    options: PgConnectOptions,
+}
+
+impl Database {
+    /// Reads the URL; nothing is connected yet.
+    ///
+    /// # Errors
+    /// The URL cannot be understood.
+    pub fn new(settings: &settings::Database, instance: &str) -> Result<Self, sqlx::Error> {
+        let mut options = PgConnectOptions::from_str(&settings.url)?;
+        if options.get_application_name().is_none() {
+            // PostgreSQL cuts the name at 63 bytes.
+            options = options.application_name(&format!("analytics-consumer {instance}"));
+        }
+        if let Some(file) = &settings.ca_file {
+            options = options.ssl_root_cert(file);
+        }
+        Ok(Self { options })
+    }
+
+    /// Opens one connection.
+    ///
+    /// # Errors
+    /// Whatever keeps the server from being reached, within ten seconds.
+    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&self.options).await?;
+            connection.execute(SESSION).await?;
+            Ok(connection)
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            let message = format!("no answer from {} within {} s", self.place(), CONNECT_TIMEOUT.as_secs());
+            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
+        })
+    }
+
+    /// Where the database is, for messages: host, port and name, never the password.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let name = self.options.get_database().unwrap_or("(default database)");
+        format!("{}:{}/{name}", self.options.get_host(), self.options.get_port())
+    }
+}

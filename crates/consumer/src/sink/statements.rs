@@ -1,0 +1,94 @@
+//! All SQL that names a configured table, rendered once at start from quoted identifiers.
+
+use std::sync::Arc;
+
+use crate::settings::TableName;
+
+/// Name of the table that holds each partition's next offset.
+pub const OFFSETS_TABLE: &str = "pipeline_offsets";
+
+/// The statements of one pipeline.
+#[derive(Clone, Debug)]
+pub struct Statements {
+    /// Streams rows in, failing on a known key.
+    pub copy: String,
+    /// Inserts rows, passing over known keys; returns event types and how many of each went in.
+    pub insert: Arc<str>,
+    /// Inserts dead letters, passing over those already there.
+    pub insert_dead_letters: Arc<str>,
+    /// Moves partitions forward by compare-and-set; returns those that moved.
+    pub advance: Arc<str>,
+    /// Takes a partition over and returns its stored offset; waits for a transaction that is moving it.
+    pub claim: Arc<str>,
+    /// Reads a partition's stored offset without waiting.
+    pub read: Arc<str>,
+    /// Makes a partition's row, or leaves one that came in between; returns the stored offset.
+    pub create: Arc<str>,
+    /// Makes the rows of all partitions if the group and topic have none at all.
+    pub create_all_once: Arc<str>,
+    /// Puts a partition elsewhere, by compare-and-set.
+    pub reset: Arc<str>,
+}
+
+impl Statements {
+    /// Renders the statements.
+    #[must_use]
+    pub fn new(events: &TableName, dead_letters: &TableName) -> Self {
+        let table = events.quoted();
+        let dead_letters = dead_letters.quoted();
+        let offsets = events.sibling(OFFSETS_TABLE);
+        let columns = "event_type, user_id, service, \"timestamp\", data, event_key";
+        Self {
+            copy: format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)"),
+            insert: format!(
+                "WITH stored AS (INSERT INTO {table} ({columns}) \
+                 SELECT event_type, user_id, service, at, data::jsonb, key \
+                 FROM unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::uuid[]) \
+                 AS event(event_type, user_id, service, at, data, key) \
+                 ON CONFLICT (event_key) DO NOTHING RETURNING event_type) \
+                 SELECT event_type, count(*) FROM stored GROUP BY event_type"
+            )
+            .into(),
+            insert_dead_letters: format!(
+                "INSERT INTO {dead_letters} (group_id, topic, partition, \"offset\", reason, detail, key, payload, headers, record_timestamp) \
+                 SELECT $1, $2, partition, at, reason, detail, key, payload, headers::jsonb, to_timestamp(millis / 1000.0) \
+                 FROM unnest($3::int[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[], $10::bigint[]) \
+                 AS letter(partition, at, reason, detail, key, payload, headers, millis) \
+                 ON CONFLICT (group_id, topic, partition, \"offset\") DO NOTHING"
+            )
+            .into(),
+            advance: format!(
+                "UPDATE {offsets} AS stored SET next_offset = moved.next_offset, owner = $3, updated_at = now() \
+                 FROM unnest($4::int[], $5::bigint[], $6::bigint[]) AS moved(partition, from_offset, next_offset) \
+                 WHERE stored.group_id = $1 AND stored.topic = $2 AND stored.partition = moved.partition \
+                 AND stored.next_offset = moved.from_offset RETURNING stored.partition"
+            )
+            .into(),
+            claim: format!(
+                "UPDATE {offsets} SET owner = $4, updated_at = now() \
+                 WHERE group_id = $1 AND topic = $2 AND partition = $3 RETURNING next_offset"
+            )
+            .into(),
+            read: format!(
+                "SELECT next_offset FROM {offsets} WHERE group_id = $1 AND topic = $2 AND partition = $3"
+            )
+            .into(),
+            create: format!(
+                "INSERT INTO {offsets} AS stored (group_id, topic, partition, next_offset, owner) VALUES ($1, $2, $3, $5, $4) \
+                 ON CONFLICT (group_id, topic, partition) DO UPDATE SET owner = excluded.owner RETURNING stored.next_offset"
+            )
+            .into(),
+            create_all_once: format!(
+                "INSERT INTO {offsets} (group_id, topic, partition, next_offset, owner) \
+                 SELECT $1, $2, partition, next_offset, $3 FROM unnest($4::int[], $5::bigint[]) AS fresh(partition, next_offset) \
+                 WHERE NOT EXISTS (SELECT 1 FROM {offsets} WHERE group_id = $1 AND topic = $2)"
+            )
+            .into(),
+            reset: format!(
+                "UPDATE {offsets} SET next_offset = $6, owner = $4, updated_at = now() \
+                 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $5 RETURNING next_offset"
+            )
+            .into(),
+        }
+    }
+}

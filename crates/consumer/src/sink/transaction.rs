@@ -1,0 +1,250 @@
+//! One batch, one transaction: offsets by compare-and-set, rows, dead letters.
+//!
+//! The offsets come first. Their row locks make the next owner's claim wait until this transaction has ended, and a
+//! compare-and-set that does not hit ends it before a row is sent. Rows go in by COPY, which is the cheapest way in
+//! but fails on a known key; then the transaction is run again with an insert that passes over known keys.
+
+use std::collections::{BTreeMap, HashSet};
+
+use chrono::DateTime;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+use super::classify::{Fault, describe, fault};
+use super::offsets::Owner;
+use super::{Statements, copy_format};
+use crate::batch::Batch;
+
+/// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
+const COPY_CHUNK: usize = 128 * 1024;
+
+/// A batch that could not be written as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The stored offsets of these partitions are not where this process left them: somebody else owns them.
+    #[error("partitions {0:?} were moved by another consumer")]
+    Fenced(Vec<i32>),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Rows that are new in the table, by event type.
+    pub stored: BTreeMap<String, u64>,
+    /// Rows that were in the table before.
+    pub duplicates: u64,
+}
+
+/// How rows went in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// By COPY: every row was new.
+    Copied,
+    /// By insert: known keys were passed over.
+    Inserted,
+}
+
+/// Writes the batch in one transaction and commits it. Rows that PostgreSQL refuses become dead letters of the same
+/// batch. `written` says how to begin, and afterwards how it went.
+///
+/// # Errors
+/// [`WriteError::Fenced`] when a partition belongs to somebody else by now, else the surroundings' error; the batch
+/// can be tried again.
+pub async fn write(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    batch: &mut Batch,
+    written: &mut Written,
+) -> Result<Outcome, WriteError> {
+    loop {
+        let error = match attempt(connection, statements, owner, batch, *written).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(WriteError::Database(error)) => error,
+            Err(fenced) => return Err(fenced),
+        };
+        match (fault(&error), *written) {
+            (Fault::Duplicate, Written::Copied) => *written = Written::Inserted,
+            // The line is of the rows as they were sent; anything else falls back to the insert, which halves.
+            (Fault::Record { line: Some(line) }, Written::Copied)
+                if (1..=batch.rows().len()).contains(&line) =>
+            {
+                batch.refuse_row(line - 1, describe(&error));
+            }
+            (Fault::Record { .. }, Written::Copied) => *written = Written::Inserted,
+            (Fault::Record { .. } | Fault::Duplicate, Written::Inserted) => {
+                isolate(connection, statements, batch).await?;
+            }
+            (Fault::Transient | Fault::Configuration, _) => return Err(error.into()),
+        }
+    }
+}
+
+async fn attempt(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    batch: &Batch,
+    written: Written,
+) -> Result<Outcome, WriteError> {
+    let mut transaction = connection.begin().await?;
+    advance(&mut transaction, statements, owner, batch).await?;
+    let stored = if batch.rows().is_empty() {
+        BTreeMap::new()
+    } else if written == Written::Copied {
+        copy(&mut transaction, statements, batch).await?
+    } else {
+        insert(&mut transaction, statements, batch, 0..batch.rows().len()).await?
+    };
+    if !batch.dead_letters().is_empty() {
+        insert_dead_letters(&mut transaction, statements, owner, batch).await?;
+    }
+    transaction.commit().await?;
+    let duplicates = batch.rows().len() as u64 - stored.values().sum::<u64>();
+    Ok(Outcome { stored, duplicates })
+}
+
+async fn advance(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    batch: &Batch,
+) -> Result<(), WriteError> {
+    let (mut partitions, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
+    for progress in batch.progress() {
+        partitions.push(progress.partition);
+        from.push(progress.from);
+        to.push(progress.to);
+    }
+    let moved: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(statements.advance.clone()))
+        .bind(&*owner.group_id)
+        .bind(&*owner.topic)
+        .bind(&*owner.instance)
+        .bind(&partitions)
+        .bind(&from)
+        .bind(&to)
+        .fetch_all(connection)
+        .await?;
+    let moved: HashSet<i32> = moved.into_iter().collect();
+    let fenced: Vec<i32> = partitions.into_iter().filter(|partition| !moved.contains(partition)).collect();
+    if fenced.is_empty() { Ok(()) } else { Err(WriteError::Fenced(fenced)) }
+}
+
+async fn copy(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &Batch,
+) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+    let mut copy = connection.copy_in_raw(&statements.copy).await?;
+    let mut buffer = Vec::with_capacity(COPY_CHUNK + 4096);
+    copy_format::header(&mut buffer);
+    let mut stored: BTreeMap<String, u64> = BTreeMap::new();
+    for row in batch.rows() {
+        copy_format::row(batch, row, &mut buffer);
+        count(&mut stored, batch.event_type(row));
+        if buffer.len() >= COPY_CHUNK {
+            copy.send(buffer.as_slice()).await?;
+            buffer.clear();
+        }
+    }
+    copy_format::trailer(&mut buffer);
+    copy.send(buffer.as_slice()).await?;
+    copy.finish().await?;
+    Ok(stored)
+}
+
+fn count(stored: &mut BTreeMap<String, u64>, event_type: &str) {
+    match stored.get_mut(event_type) {
+        Some(count) => *count += 1,
+        None => {
+            stored.insert(event_type.to_owned(), 1);
+        }
+    }
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &Batch,
+    range: std::ops::Range<usize>,
+) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+    let rows = &batch.rows()[range];
+    let event_types: Vec<&str> = rows.iter().map(|row| batch.event_type(row)).collect();
+    let user_ids: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.user_id)).collect();
+    let services: Vec<&str> = rows.iter().map(|row| batch.service(row)).collect();
+    let timestamps: Vec<_> = rows
+        .iter()
+        .map(|row| DateTime::from_timestamp_micros(row.timestamp_micros).unwrap_or_default())
+        .collect();
+    let data: Vec<&str> = rows.iter().map(|row| batch.data(row)).collect();
+    let keys: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.key)).collect();
+    let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(statements.insert.clone()))
+        .bind(event_types)
+        .bind(user_ids)
+        .bind(services)
+        .bind(timestamps)
+        .bind(data)
+        .bind(keys)
+        .fetch_all(connection)
+        .await?;
+    Ok(counts.into_iter().map(|(event_type, count)| (event_type, count.unsigned_abs())).collect())
+}
+
+/// Finds the rows that PostgreSQL refuses, by halving, in a transaction that is rolled back; turns each into a dead
+/// letter. The number of statements grows with the logarithm of the batch for each bad row.
+async fn isolate(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &mut Batch,
+) -> Result<(), sqlx::Error> {
+    let mut refused: Vec<(usize, String)> = Vec::new();
+    let mut ranges = vec![0..batch.rows().len()];
+    while let Some(range) = ranges.pop() {
+        let mut transaction = connection.begin().await?;
+        let result = insert(&mut transaction, statements, batch, range.clone()).await;
+        transaction.rollback().await?;
+        let Err(error) = result else { continue };
+        if !matches!(fault(&error), Fault::Record { .. } | Fault::Duplicate) {
+            return Err(error);
+        }
+        if range.len() == 1 {
+            refused.push((range.start, describe(&error)));
+        } else {
+            let middle = range.start + range.len() / 2;
+            ranges.push(range.start..middle);
+            ranges.push(middle..range.end);
+        }
+    }
+    refused.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+    for (index, detail) in refused {
+        batch.refuse_row(index, detail);
+    }
+    Ok(())
+}
+
+async fn insert_dead_letters(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    batch: &Batch,
+) -> Result<(), sqlx::Error> {
+    let letters = batch.dead_letters();
+    sqlx::query(AssertSqlSafe(statements.insert_dead_letters.clone()))
+        .bind(&*owner.group_id)
+        .bind(&*owner.topic)
+        .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.reason.as_str()).collect::<Vec<_>>())
+        // A detail may quote the record, and the record may hold what PostgreSQL's text cannot.
+        .bind(letters.iter().map(|letter| letter.detail.replace('\0', "\u{FFFD}")).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.headers.as_deref()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| letter.timestamp_millis).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}

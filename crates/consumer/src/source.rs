@@ -1,0 +1,96 @@
+//! Kafka: the group's assignments, where each partition begins, and the thread that reads.
+
+mod claims;
+mod context;
+mod properties;
+mod reader;
+mod start;
+
+pub use claims::Claims;
+pub use context::Context;
+pub use properties::client_config;
+pub use reader::{Control, ReadError, Reader, RecordPolicy};
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A consumer with this product's callbacks.
+pub type Consumer = rdkafka::consumer::BaseConsumer<Context>;
+
+/// The stored offset of each partition that this process reads, as far as it knows.
+///
+/// PostgreSQL has the truth. From here it goes to Kafka as the group's committed offset, a hint for lag tools and for
+/// the controller, and into the lag metric.
+#[derive(Default)]
+pub struct Positions {
+    offsets: Mutex<HashMap<i32, Position>>,
+}
+
+#[derive(Clone, Copy)]
+struct Position {
+    offset: i64,
+    committed: bool,
+}
+
+impl Positions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Position>> {
+        self.offsets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partition's stored offset is now `offset`.
+    pub fn set(&self, partition: i32, offset: i64) {
+        self.lock().insert(partition, Position { offset, committed: false });
+    }
+
+    /// The partition moved on, if it is still read here.
+    pub fn advance(&self, partition: i32, offset: i64) {
+        if let Some(position) = self.lock().get_mut(&partition) {
+            *position = Position { offset, committed: false };
+        }
+    }
+
+    /// The partition is not read here any more.
+    pub fn remove(&self, partition: i32) {
+        self.lock().remove(&partition);
+    }
+
+    /// The partition's stored offset, if it is read here.
+    pub fn get(&self, partition: i32) -> Option<i64> {
+        self.lock().get(&partition).map(|position| position.offset)
+    }
+
+    /// Offsets that Kafka has not been told yet; they count as told from now on.
+    fn take_uncommitted(&self) -> Vec<(i32, i64)> {
+        let mut offsets = self.lock();
+        let news = offsets.iter_mut().filter(|(_, position)| !position.committed);
+        news.map(|(partition, position)| {
+            position.committed = true;
+            (*partition, position.offset)
+        })
+        .collect()
+    }
+}
+
+/// Which generation of each partition's assignment is current, shared with those who work on its behalf.
+#[derive(Default)]
+pub struct Assignments {
+    generations: Mutex<HashMap<i32, u64>>,
+}
+
+impl Assignments {
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, u64>> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, partition: i32, generation: u64) {
+        self.lock().insert(partition, generation);
+    }
+
+    fn remove(&self, partition: i32) {
+        self.lock().remove(&partition);
+    }
+
+    fn is_current(&self, partition: i32, generation: u64) -> bool {
+        self.lock().get(&partition) == Some(&generation)
+    }
+}

@@ -1,0 +1,229 @@
+//! Taking over assigned partitions: reads where each one stands, from PostgreSQL first, and tells the reading thread.
+//!
+//! This runs beside the reading thread, so that a database that is away keeps nobody from polling: the process stays
+//! in the group, and partitions begin as soon as their offsets can be read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::mpsc;
+
+use super::start::{Gap, Known, Start, start};
+use super::{Assignments, Consumer, Control};
+use crate::metrics::Metrics;
+use crate::retry::Backoff;
+use crate::settings::{OnOffsetGap, StartFrom};
+use crate::sink::classify::describe;
+use crate::sink::offsets::{self, Owner};
+use crate::sink::{Database, Statements};
+use crate::status::Status;
+
+/// How long one question to Kafka may take.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a partition that waits for a person is looked at again.
+const GAP_RECHECK: Duration = Duration::from_secs(10);
+
+/// A partition to take over.
+pub(super) type Claim = (i32, u64);
+
+/// Takes over partitions.
+pub struct Claims {
+    /// Where the offsets are.
+    pub database: Database,
+    /// The SQL.
+    pub statements: Statements,
+    /// Whose offsets.
+    pub owner: Owner,
+    /// Where to begin without a stored offset.
+    pub start_from: StartFrom,
+    /// What to do about an offset outside the log.
+    pub on_offset_gap: OnOffsetGap,
+    /// The client, for the log's ends and the group's offsets.
+    pub consumer: Arc<Consumer>,
+    /// Which claims still matter.
+    pub assignments: Arc<Assignments>,
+    /// To the reading thread.
+    pub control: std::sync::mpsc::Sender<Control>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What readiness knows.
+    pub status: Arc<Status>,
+}
+
+/// Why a partition cannot begin yet.
+#[derive(Debug, thiserror::Error)]
+enum ClaimError {
+    #[error("PostgreSQL: {}", describe(.0))]
+    Database(#[from] sqlx::Error),
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    #[error("{0}")]
+    Gap(Gap),
+    #[error("the claim was interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl Claims {
+    /// Serves claims until the reading thread is gone.
+    pub async fn run(self, mut requests: mpsc::UnboundedReceiver<Claim>) {
+        let mut pending: Vec<Claim> = Vec::new();
+        let mut backoff = Backoff::new();
+        loop {
+            if pending.is_empty() {
+                match requests.recv().await {
+                    Some(claim) => pending.push(claim),
+                    None => return,
+                }
+            }
+            while let Ok(claim) = requests.try_recv() {
+                pending.push(claim);
+            }
+            let pause = self.serve(&mut pending, &mut backoff).await;
+            if !pending.is_empty() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    /// Tries every pending claim once; keeps those that failed and says how long to wait before trying again.
+    async fn serve(&self, pending: &mut Vec<Claim>, backoff: &mut Backoff) -> Duration {
+        pending.retain(|(partition, generation)| self.assignments.is_current(*partition, *generation));
+        let mut connection = match self.database.connect().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.status.database_down(format!(
+                    "cannot connect to {}: {}",
+                    self.database.place(),
+                    describe(&error)
+                ));
+                return backoff.next();
+            }
+        };
+        let (mut failed, mut gaps) = (Vec::new(), Vec::new());
+        for (partition, generation) in std::mem::take(pending) {
+            match self.claim(&mut connection, partition).await {
+                Ok(offset) => {
+                    self.status.database_up();
+                    self.status.gap_closed(partition);
+                    // The receiver is gone only when the process is stopping.
+                    let _ = self.control.send(Control::Claimed { partition, generation, offset });
+                }
+                Err(ClaimError::Gap(gap)) => {
+                    tracing::error!(
+                        partition,
+                        "Not reading the partition: {gap}; set KAFKA_ON_OFFSET_GAP to earliest or latest to go on without the missing records"
+                    );
+                    self.metrics.offset_gap("fail", gap.low - gap.offset);
+                    self.status.gap_open(
+                        partition,
+                        format!("partition {partition} waits: {gap} (KAFKA_ON_OFFSET_GAP=fail)"),
+                    );
+                    gaps.push((partition, generation));
+                }
+                Err(error) => {
+                    tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
+                    failed.push((partition, generation));
+                }
+            }
+        }
+        // A failed good-bye leaves nothing behind that the server does not clean up.
+        let _ = connection.close().await;
+        let pause = if !failed.is_empty() {
+            backoff.next()
+        } else {
+            backoff.reset();
+            GAP_RECHECK
+        };
+        failed.append(&mut gaps);
+        *pending = failed;
+        pause
+    }
+
+    async fn claim(&self, connection: &mut PgConnection, partition: i32) -> Result<i64, ClaimError> {
+        let stored = offsets::claim(connection, &self.statements, &self.owner, partition).await?;
+        let (low, high) = self
+            .ask(move |consumer, topic| consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT))
+            .await?;
+        let committed = if stored.is_none() { self.committed(partition).await? } else { None };
+        let known = Known { stored, committed, low, high };
+        match start(&known, self.start_from, self.on_offset_gap) {
+            Start::Stored(offset) => Ok(offset),
+            Start::New(_) if self.start_from == StartFrom::Latest && committed.is_none() => {
+                self.begin_latest(connection, partition, low).await
+            }
+            Start::New(offset) => {
+                Ok(offsets::create(connection, &self.statements, &self.owner, partition, offset).await?)
+            }
+            Start::Moved { from, to, lost } => {
+                let policy = if self.on_offset_gap == OnOffsetGap::Earliest { "earliest" } else { "latest" };
+                tracing::error!(
+                    partition,
+                    from,
+                    to,
+                    lost,
+                    policy,
+                    "The stored offset is outside the log; going on elsewhere"
+                );
+                self.metrics.offset_gap(policy, lost);
+                if offsets::reset(connection, &self.statements, &self.owner, partition, from, to).await? {
+                    return Ok(to);
+                }
+                // Somebody moved it in between; what they stored counts.
+                Ok(offsets::create(connection, &self.statements, &self.owner, partition, to).await?)
+            }
+            Start::Gap(gap) => Err(ClaimError::Gap(gap)),
+        }
+    }
+
+    /// `latest` means: what is produced after the pipeline's first start. So the first claim of all stores the present
+    /// end of every partition, and a partition that is added later is read from its beginning.
+    async fn begin_latest(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        low: i64,
+    ) -> Result<i64, ClaimError> {
+        let ends = self
+            .ask(|consumer, topic| {
+                let metadata = consumer.client().fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
+                let partitions = metadata
+                    .topics()
+                    .iter()
+                    .flat_map(|topic| topic.partitions())
+                    .map(|partition| partition.id());
+                partitions
+                    .map(|id| Ok((id, consumer.fetch_watermarks(topic, id, KAFKA_TIMEOUT)?.1)))
+                    .collect::<Result<Vec<_>, KafkaError>>()
+            })
+            .await?;
+        offsets::create_all_once(connection, &self.statements, &self.owner, &ends).await?;
+        Ok(offsets::create(connection, &self.statements, &self.owner, partition, low).await?)
+    }
+
+    async fn committed(&self, partition: i32) -> Result<Option<i64>, ClaimError> {
+        let list = self
+            .ask(move |consumer, topic| {
+                let mut list = TopicPartitionList::new();
+                list.add_partition(topic, partition);
+                consumer.committed_offsets(list, KAFKA_TIMEOUT)
+            })
+            .await?;
+        Ok(list.elements().first().and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// Asks Kafka on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Consumer, &str) -> Result<T, KafkaError> + Send + 'static,
+    ) -> Result<T, ClaimError> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), Arc::clone(&self.owner.topic));
+        Ok(tokio::task::spawn_blocking(move || question(&consumer, &topic)).await??)
+    }
+}

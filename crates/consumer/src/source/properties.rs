@@ -1,0 +1,97 @@
+//! The librdkafka configuration: this product's defaults, then the user's properties, then what delivery rests on.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::settings::Kafka;
+
+/// What a user may tune. Memory: librdkafka's defaults allow 64 MiB of prefetched records and fetches of 50 MiB; the
+/// values here keep the whole process below 50 MiB and are still far more than one transaction takes.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("fetch.max.bytes", "4194304"),
+    ("fetch.message.max.bytes", "524288"),
+    ("queued.max.messages.kbytes", "8192"),
+    ("queued.min.messages", "20000"),
+    // The default of one second leaves holes in the stream whenever the small queue was full.
+    ("fetch.queue.backoff.ms", "10"),
+    ("fetch.error.backoff.ms", "200"),
+    ("reconnect.backoff.max.ms", "2000"),
+    ("socket.keepalive.enable", "true"),
+    // A killed consumer's partitions flow again after this time; brokers allow no less than 6 s by default.
+    ("session.timeout.ms", "6000"),
+    ("heartbeat.interval.ms", "1500"),
+    ("topic.metadata.refresh.interval.ms", "15000"),
+    ("statistics.interval.ms", "2000"),
+    ("client.id", "analytics-consumer"),
+];
+
+/// What delivery rests on.
+const FIXED: &[(&str, &str)] = &[
+    // Offsets live in PostgreSQL; Kafka is told about them by hand, after the transaction.
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // A position outside of the log must be seen and decided, never reset in silence.
+    ("auto.offset.reset", "error"),
+    ("isolation.level", "read_committed"),
+    ("partition.assignment.strategy", "cooperative-sticky"),
+    ("enable.partition.eof", "false"),
+    ("allow.auto.create.topics", "false"),
+];
+
+/// Keys that the consumer group protocol of KIP-848 forbids; there the broker decides about them.
+const CLASSIC_ONLY: &[&str] =
+    &["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"];
+
+/// Builds the configuration.
+#[must_use]
+pub fn client_config(kafka: &Kafka) -> ClientConfig {
+    let new_protocol =
+        kafka.client_properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer");
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    for (key, value) in DEFAULTS.iter().chain(FIXED) {
+        if !(new_protocol && CLASSIC_ONLY.contains(key)) {
+            config.set(*key, *value);
+        }
+    }
+    for (key, value) in &kafka.client_properties {
+        config.set(key, value);
+    }
+    config.set("bootstrap.servers", &kafka.brokers);
+    config.set("group.id", &kafka.group_id);
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{OnOffsetGap, StartFrom};
+
+    fn kafka(properties: &[(&str, &str)]) -> Kafka {
+        Kafka {
+            brokers: "localhost:9092".into(),
+            topic: "t".into(),
+            group_id: "g".into(),
+            start_from: StartFrom::Earliest,
+            on_offset_gap: OnOffsetGap::Fail,
+            client_properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        }
+    }
+
+    #[test]
+    fn librdkafka_accepts_both_group_protocols() {
+        for properties in [&[][..], &[("group.protocol", "consumer")][..]] {
+            let config = client_config(&kafka(properties));
+            config.create_native_config().expect("every key and value is known to librdkafka");
+            assert_eq!(config.get("enable.auto.commit"), Some("false"));
+            assert_eq!(config.get("partition.assignment.strategy").is_some(), properties.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_user_may_tune_but_not_undo() {
+        let config = client_config(&kafka(&[("fetch.max.bytes", "1048576")]));
+        assert_eq!(config.get("fetch.max.bytes"), Some("1048576"));
+        assert_eq!(config.get("auto.offset.reset"), Some("error"));
+    }
+}

@@ -1,0 +1,241 @@
+//! One writer: takes the batch that has gathered, writes it in one transaction, again until it is stored.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use sqlx::{Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::Batch;
+use crate::engine::BusyClock;
+use crate::metrics::{Labels, Metrics, event_type_label};
+use crate::recent_keys::RecentKeys;
+use crate::retry::Backoff;
+use crate::settings::BatchLimits;
+use crate::sink::classify::{Fault, describe, fault};
+use crate::sink::offsets::Owner;
+use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
+use crate::slot::Slot;
+use crate::source::{Control, Positions};
+use crate::status::Status;
+
+/// An idle writer looks after its connection this often, so that readiness is true in quiet times too.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
+/// A transaction that has no answer after this time is given up with its connection, and tried again on another.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A writer's belongings.
+pub struct Writer {
+    /// Which of the slots is this writer's.
+    pub index: usize,
+    /// All slots.
+    pub slots: Arc<[Slot]>,
+    /// Where rows go.
+    pub database: Database,
+    /// The SQL.
+    pub statements: Statements,
+    /// Whose offsets move.
+    pub owner: Owner,
+    /// Bounds of a batch.
+    pub limits: BatchLimits,
+    /// Stored offsets, shared with the reading thread.
+    pub positions: Arc<Positions>,
+    /// To the reading thread.
+    pub control: std::sync::mpsc::Sender<Control>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What readiness knows.
+    pub status: Arc<Status>,
+    /// How much of the time the engine is at work.
+    pub busy: Arc<BusyClock>,
+    /// No more records come: write what is there, then end.
+    pub draining: CancellationToken,
+}
+
+/// What a writer carries from batch to batch.
+struct Memory {
+    connection: Option<PgConnection>,
+    recent: RecentKeys,
+    labels: Labels,
+    /// Share of the last batches in which the database found duplicates, 0 to 1: above one half an insert is tried
+    /// first, because a COPY would most likely have to be repeated.
+    duplicate_share: f64,
+}
+
+impl Writer {
+    /// Writes until drained.
+    pub async fn run(self) {
+        let mut memory = Memory {
+            connection: None,
+            recent: RecentKeys::new(),
+            labels: Labels::default(),
+            duplicate_share: 0.0,
+        };
+        let mut batch = Batch::default();
+        loop {
+            if self.slots[self.index].take(&mut batch) {
+                self.write(&mut batch, &mut memory).await;
+                batch.clear(&self.limits);
+                continue;
+            }
+            if self.draining.is_cancelled() {
+                break;
+            }
+            tokio::select! {
+                () = self.slots[self.index].filled() => {}
+                () = self.draining.cancelled() => {}
+                () = tokio::time::sleep(IDLE_CHECK) => self.look_after(&mut memory).await,
+            }
+        }
+        if let Some(connection) = memory.connection {
+            // The server notices a connection that ends without a good-bye as well.
+            let _ = connection.close().await;
+        }
+    }
+
+    /// Keeps the connection of an idle writer alive, and readiness true.
+    async fn look_after(&self, memory: &mut Memory) {
+        match self.connected(memory).await {
+            Ok(connection) => match connection.ping().await {
+                Ok(()) => self.status.database_up(),
+                Err(error) => self.disconnected(memory, &error),
+            },
+            Err(error) => self.disconnected(memory, &error),
+        }
+    }
+
+    async fn connected<'a>(&self, memory: &'a mut Memory) -> Result<&'a mut PgConnection, sqlx::Error> {
+        let connection = match memory.connection.take() {
+            Some(connection) => connection,
+            None => {
+                memory.recent.clear();
+                self.database.connect().await?
+            }
+        };
+        Ok(memory.connection.insert(connection))
+    }
+
+    fn disconnected(&self, memory: &mut Memory, error: &sqlx::Error) {
+        memory.connection = None;
+        self.status.database_down(format!("PostgreSQL at {}: {}", self.database.place(), describe(error)));
+    }
+
+    async fn write(&self, batch: &mut Batch, memory: &mut Memory) {
+        batch.sort_and_deduplicate();
+        batch.remove_known(|key| memory.recent.contains(key));
+        let mut backoff = Backoff::new();
+        loop {
+            // A partition that was given back in the meantime is its new owner's business.
+            batch.retain_partitions(|progress| self.slots[self.index].is_current(progress));
+            if batch.is_empty() {
+                return;
+            }
+            let started = Instant::now();
+            match self.attempt(batch, memory).await {
+                Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),
+                Err(WriteError::Fenced(partitions)) => self.fenced(batch, &partitions, started, memory),
+                Err(WriteError::Database(error)) => {
+                    self.failed(&error, started, memory);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        batch: &mut Batch,
+        memory: &mut Memory,
+    ) -> Result<(Outcome, Written), WriteError> {
+        let mut written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
+        let connection = self.connected(memory).await?;
+        let write = sink::write(connection, &self.statements, &self.owner, batch, &mut written);
+        let outcome = tokio::time::timeout(ATTEMPT_TIMEOUT, write).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs());
+            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)).into())
+        })?;
+        Ok((outcome, written))
+    }
+
+    fn committed(
+        &self,
+        batch: &Batch,
+        outcome: &Outcome,
+        written: Written,
+        started: Instant,
+        memory: &mut Memory,
+    ) {
+        for progress in batch.progress() {
+            self.positions.advance(progress.partition, progress.to);
+        }
+        self.status.database_up();
+        for row in batch.rows() {
+            memory.recent.remember(&row.key);
+        }
+        let found = f64::from(u8::from(written == Written::Inserted && outcome.duplicates > 0));
+        memory.duplicate_share = 0.8 * memory.duplicate_share + 0.2 * found;
+        let seconds = started.elapsed().as_secs_f64();
+        self.busy.transaction(self.index, seconds, batch.rows().len(), self.limits.max_events);
+        self.count(batch, outcome, seconds, memory);
+    }
+
+    fn count(&self, batch: &Batch, outcome: &Outcome, seconds: f64, memory: &mut Memory) {
+        let metrics = &self.metrics;
+        metrics.transactions.with_label_values(&["committed"]).observe(seconds);
+        let records: u64 = batch.progress().iter().map(|progress| progress.records).sum();
+        metrics.batch_events.observe(records as f64);
+        for (event_type, count) in &outcome.stored {
+            metrics.stored.with_label_values(&[event_type_label(event_type)]).inc_by(*count);
+        }
+        metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates());
+        for letter in batch.dead_letters() {
+            metrics.dead_letter(letter.reason);
+        }
+        let age = batch.first_read().map_or(0.0, |first| first.elapsed().as_secs_f64());
+        let now = Utc::now().timestamp_millis();
+        let (processing, end_to_end) = (metrics.processing.local(), metrics.end_to_end.local());
+        for row in batch.rows() {
+            memory.labels.processed(metrics, batch.event_type(row), batch.service(row)).inc();
+            processing.observe(age);
+            if row.record_timestamp_millis >= 0 {
+                end_to_end.observe((now - row.record_timestamp_millis).max(0) as f64 / 1000.0);
+            }
+        }
+    }
+
+    fn fenced(&self, batch: &mut Batch, partitions: &[i32], started: Instant, memory: &mut Memory) {
+        tracing::warn!(
+            ?partitions,
+            "Another consumer moved these partitions; dropping what was read of them and reading their offsets again"
+        );
+        self.metrics.fenced.inc();
+        self.metrics.transactions.with_label_values(&["fenced"]).observe(started.elapsed().as_secs_f64());
+        memory.recent.clear();
+        for progress in batch.progress().iter().filter(|progress| partitions.contains(&progress.partition)) {
+            self.slots[self.index].end_generation(progress.partition, progress.generation);
+            // The reading thread is gone only when the process is stopping.
+            let _ = self
+                .control
+                .send(Control::Fenced { partition: progress.partition, generation: progress.generation });
+        }
+        batch.retain_partitions(|progress| !partitions.contains(&progress.partition));
+    }
+
+    fn failed(&self, error: &sqlx::Error, started: Instant, memory: &mut Memory) {
+        let fault = fault(error);
+        let description = describe(error);
+        if fault == Fault::Configuration {
+            tracing::error!(
+                error = description,
+                "PostgreSQL refuses; a person must act, trying on meanwhile"
+            );
+        } else {
+            tracing::warn!(error = description, "PostgreSQL did not take the batch; trying on");
+        }
+        let label = if fault == Fault::Configuration { "configuration" } else { "transient" };
+        self.metrics.database_errors.with_label_values(&[label]).inc();
+        self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
+        self.disconnected(memory, error);
+    }
+}
