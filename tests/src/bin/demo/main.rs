@@ -1,0 +1,104 @@
+//! The whole path on this machine, by one command: servers, operator, one resource, 200,000 events, and the proof
+//! that each of them was stored exactly once.
+
+mod install;
+mod kafka;
+mod keeper;
+mod live;
+mod place;
+mod queries;
+mod report;
+mod screen;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use testbed::generator::Options;
+
+use place::Place;
+use report::Report;
+use screen::Screen;
+
+/// Shows the operator at work. With KUBECONFIG set it uses that cluster, and then needs KAFKA_BROKERS, DATABASE_URL and
+/// IMAGE too; without, it starts Kafka, PostgreSQL and Kubernetes on this machine (as root).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How many records to send.
+    #[arg(long, default_value_t = 200_000)]
+    events: u64,
+    /// Records per second.
+    #[arg(long, default_value_t = 10_000.0)]
+    rate: f64,
+    /// Partitions of the topic.
+    #[arg(long, default_value_t = 8)]
+    partitions: i32,
+    /// Decides the events; the same seed sends the same users and data.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Stop everything that the demo has started and remove what it made.
+    Clean,
+    /// Hold the servers until a signal; the demo runs this in the background.
+    #[command(hide = true)]
+    Hold,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let arguments = Arguments::parse();
+    let mut screen = Screen::new();
+    match arguments.command {
+        Some(Command::Hold) => keeper::hold().await,
+        Some(Command::Clean) => clean(&mut screen).await,
+        None => run(&mut screen, &arguments).await,
+    }
+}
+
+async fn run(screen: &mut Screen, arguments: &Arguments) -> Result<()> {
+    let place = Place::prepare(screen).await?;
+    let shown = tokio::select! {
+        shown = show(screen, &place, arguments) => shown,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; `make clean` stops the servers"),
+    };
+    if shown.is_err() {
+        screen.line(&place.cluster.diagnose(install::NAMESPACE).await);
+        screen.line("The servers still run, for a look at what went wrong; `make clean` stops them.");
+    }
+    shown
+}
+
+async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Result<()> {
+    kafka::create_topic(&place.kafka, install::TOPIC, arguments.partitions).await?;
+    screen.step("Operator installed from manifests/install", install::operator(place)).await?;
+    let pipeline =
+        screen.step("manifests/samples/user-events.yaml applied", install::pipeline(place)).await?;
+    screen.step("Pipeline is Ready", install::await_ready(place)).await?;
+
+    let options = Options { seed: arguments.seed, partitions: arguments.partitions, ..Options::default() };
+    let load = live::Load { options, events: arguments.events, rate: arguments.rate };
+    let outcome = live::run(screen, place, &pipeline, load).await?;
+
+    let report = Report::new(outcome);
+    screen.line(&report.table());
+    queries::show(screen, &place.database_url).await?;
+    screen.line(&place.farewell(&pipeline));
+    report.verdict()
+}
+
+async fn clean(screen: &mut Screen) -> Result<()> {
+    if keeper::find().is_some() {
+        screen.step("The demo's servers stopped, their data removed", keeper::stop()).await?;
+    }
+    if let Some(place) = Place::external()? {
+        screen.step("Operator and pipeline removed from your cluster", install::remove(&place)).await?;
+        screen.line("Your Kafka topic and PostgreSQL tables are left as they are.");
+    }
+    testbed::run::sweep()
+}

@@ -1,0 +1,102 @@
+//! Where the demo runs: on servers of its own, or on those of a user.
+
+use std::env;
+
+use anyhow::{Result, ensure};
+use testbed::{Cluster, Image};
+
+use crate::install::{self, Pipeline};
+use crate::keeper;
+use crate::screen::Screen;
+
+/// How to reach everything.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) cluster: Cluster,
+    /// Bootstrap servers for this process.
+    pub(crate) kafka: String,
+    /// Bootstrap servers for pods.
+    pub(crate) kafka_for_pods: String,
+    /// The database for this process.
+    pub(crate) database_url: String,
+    /// The database for pods.
+    pub(crate) database_url_for_pods: String,
+    /// The image of both binaries, as the cluster knows it.
+    pub(crate) image: String,
+}
+
+impl Place {
+    pub(crate) async fn prepare(screen: &mut Screen) -> Result<Self> {
+        if let Some(place) = Self::external()? {
+            let asked = place.cluster.kubectl(&["config", "current-context"]).await?;
+            screen.line(&format!("  Using your cluster, context {}", asked.trim()));
+            return Ok(place);
+        }
+        let started = keeper::start();
+        let endpoints =
+            screen.step("Kafka, PostgreSQL and Kubernetes started, image loaded", started).await?;
+        Ok(Self {
+            cluster: Cluster::existing(endpoints.kubeconfig)?,
+            kafka: endpoints.kafka,
+            kafka_for_pods: endpoints.kafka_for_pods,
+            database_url: endpoints.database_url,
+            database_url_for_pods: endpoints.database_url_for_pods,
+            image: Image::NAME.to_owned(),
+        })
+    }
+
+    /// The user's own servers, if KUBECONFIG is set.
+    ///
+    /// All four variables are needed together: a KUBECONFIG that merely happens to be set must not bring 200,000 made-up
+    /// events into somebody's cluster.
+    pub(crate) fn external() -> Result<Option<Self>> {
+        let Some(kubeconfig) = variable("KUBECONFIG") else { return Ok(None) };
+        let wanted = ["KAFKA_BROKERS", "DATABASE_URL", "IMAGE"];
+        let missing: Vec<&str> = wanted.into_iter().filter(|name| variable(name).is_none()).collect();
+        ensure!(
+            missing.is_empty(),
+            "KUBECONFIG is set, so the demo would use that cluster, but {} is not: set it to what both this machine and \
+             the cluster's pods can reach, or unset KUBECONFIG to run everything on this machine",
+            missing.join(" and ")
+        );
+        let value = |name| variable(name).unwrap_or_default();
+        Ok(Some(Self {
+            cluster: Cluster::existing(kubeconfig)?,
+            kafka: value("KAFKA_BROKERS"),
+            kafka_for_pods: value("KAFKA_BROKERS"),
+            database_url: value("DATABASE_URL"),
+            database_url_for_pods: value("DATABASE_URL"),
+            image: value("IMAGE"),
+        }))
+    }
+
+    /// How to look further and how to stop.
+    pub(crate) fn farewell(&self, pipeline: &Pipeline) -> String {
+        let kubectl = self.cluster.kubectl_command();
+        let kubectl = kubectl
+            .map_or("kubectl".to_owned(), |command| command.get_program().to_string_lossy().into_owned());
+        let kubeconfig = self.cluster.kubeconfig().display();
+        let generate = env::current_exe().map(|own| own.with_file_name("generate").display().to_string());
+        format!(
+            "Everything still runs. To look further:\n\
+             \n\
+             \x20 export KUBECONFIG={kubeconfig}\n\
+             \x20 {kubectl} get apl,pods --namespace {namespace}\n\
+             \x20 {kubectl} describe apl {name} --namespace {namespace}\n\
+             \x20 psql {database}\n\
+             \x20 {generate} --brokers {kafka} --topic {topic} --events 100000 --rate 2000\n\
+             \n\
+             To stop and remove it all:  make clean\n",
+            namespace = install::NAMESPACE,
+            name = pipeline.name,
+            database = self.database_url,
+            generate = generate.unwrap_or_else(|_| "generate".to_owned()),
+            kafka = self.kafka,
+            topic = install::TOPIC,
+        )
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
