@@ -6,7 +6,9 @@
 
 pub mod cache;
 pub mod cluster;
+pub mod consumer;
 pub mod generator;
+pub mod http;
 pub mod image;
 pub mod kafka;
 pub mod node;
@@ -19,6 +21,7 @@ pub mod wait;
 
 pub use cache::{consumer_binary, controller_binary};
 pub use cluster::{Cluster, ClusterOptions};
+pub use consumer::{Consumer, ConsumerOptions};
 pub use image::Image;
 pub use kafka::{Kafka, KafkaOptions};
 pub use node::Node;

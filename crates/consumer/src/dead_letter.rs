@@ -21,6 +21,8 @@ pub enum Reason {
     InvalidUnicode,
     /// `event_type` or `service` does not fit its column.
     FieldTooLong,
+    /// A number is beyond what PostgreSQL's numeric can hold.
+    NumberOutOfRange,
     /// JSON is nested too deeply.
     NestingTooDeep,
     /// The value is larger than allowed.
@@ -31,7 +33,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for the documentation and for tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tombstone,
         Self::InvalidJson,
         Self::MissingField,
@@ -41,6 +43,7 @@ impl Reason {
         Self::NulCharacter,
         Self::InvalidUnicode,
         Self::FieldTooLong,
+        Self::NumberOutOfRange,
         Self::NestingTooDeep,
         Self::TooLarge,
         Self::RefusedByDatabase,
@@ -59,6 +62,7 @@ impl Reason {
             Self::NulCharacter => "nul_character",
             Self::InvalidUnicode => "invalid_unicode",
             Self::FieldTooLong => "field_too_long",
+            Self::NumberOutOfRange => "number_out_of_range",
             Self::NestingTooDeep => "nesting_too_deep",
             Self::TooLarge => "too_large",
             Self::RefusedByDatabase => "refused_by_database",

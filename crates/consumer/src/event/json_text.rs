@@ -3,7 +3,7 @@
 //! jsonb cannot hold U+0000 (it stores text as C strings) nor an unpaired surrogate (it stores UTF-8); its parser
 //! recurses, so nesting is bounded by `max_stack_depth`. See PostgreSQL's documentation, "JSON Types".
 
-use memchr::{memchr_iter, memmem};
+use memchr::{memchr_iter, memchr2_iter, memmem};
 use serde_json::value::RawValue;
 
 use crate::dead_letter::{Reason, Rejection};
@@ -17,6 +17,9 @@ pub(super) fn check(json: &str) -> Result<(), Rejection> {
     if memmem::find(bytes, br"\u").is_some() {
         check_escapes(bytes)?;
     }
+    if may_hold_huge_number(bytes) {
+        check_exponents(bytes)?;
+    }
     // Counting the brackets bounds the depth from above, cheaply; only a suspicious value is walked.
     let brackets = memchr_iter(b'{', bytes).count() + memchr_iter(b'[', bytes).count();
     if brackets > MAX_DEPTH && depth(bytes) > MAX_DEPTH {
@@ -24,6 +27,41 @@ pub(super) fn check(json: &str) -> Result<(), Rejection> {
             Reason::NestingTooDeep,
             format!("`data` is nested deeper than {MAX_DEPTH} levels"),
         ));
+    }
+    Ok(())
+}
+
+/// jsonb keeps numbers as `numeric`: at most 131072 digits before the decimal point and 16383 after it.
+const EXPONENTS: std::ops::RangeInclusive<i64> = -16_383..=131_071;
+
+/// Whether something looks like a number with an exponent of four digits or more; text may look so too.
+fn may_hold_huge_number(bytes: &[u8]) -> bool {
+    memchr2_iter(b'e', b'E', bytes).any(|at| {
+        let digit = |index: usize| bytes.get(index).is_some_and(u8::is_ascii_digit);
+        let sign = usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+        at > 0 && digit(at - 1) && (1..=4).all(|step| digit(at + sign + step))
+    })
+}
+
+/// Checks the exponent of every number outside of strings.
+fn check_exponents(bytes: &[u8]) -> Result<(), Rejection> {
+    let (mut in_string, mut escaped) = (false, false);
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'e' | b'E' if !in_string && at > 0 && bytes[at - 1].is_ascii_digit() => {
+                let end = bytes[at + 1..].iter().position(|byte| !matches!(byte, b'+' | b'-' | b'0'..=b'9'));
+                let exponent = &bytes[at + 1..end.map_or(bytes.len(), |end| at + 1 + end)];
+                let value = std::str::from_utf8(exponent).ok().and_then(|text| text.parse::<i64>().ok());
+                if !value.is_some_and(|value| EXPONENTS.contains(&value)) {
+                    let detail = "`data` holds a number beyond what PostgreSQL's numeric can hold".to_owned();
+                    return Err(Rejection::new(Reason::NumberOutOfRange, detail));
+                }
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -110,6 +148,26 @@ mod tests {
         let text = format!("{{\"a\":\"{}\"}}", "[".repeat(5000));
         assert!(check(&text).is_ok());
         assert_eq!(depth(br#"{"a\"{[":[[1]]}"#), 3);
+    }
+
+    #[test]
+    fn numbers_beyond_numeric_are_found_and_text_that_looks_like_one_is_not() {
+        for bad in [
+            r#"{"a":1e131072}"#,
+            r#"{"a":[2.5E+999999]}"#,
+            r#"{"a":1e-20000}"#,
+            r#"{"a":1e99999999999999999999}"#,
+        ] {
+            assert_eq!(check(bad).expect_err(bad).reason, Reason::NumberOutOfRange);
+        }
+        for good in [
+            r#"{"a":1e131071}"#,
+            r#"{"a":"1e999999","b\"":"9E99999"}"#,
+            r#"{"a":1.5e10}"#,
+            r#"{"a":1e-16383}"#,
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
     }
 
     #[test]
