@@ -10,6 +10,11 @@ target := $(or $(CARGO_TARGET_DIR),target)
 bin := $(target)/release
 cargo_test := cargo test --release --workspace --exclude testbed
 
+# Tests that start servers live in tests/tests: those named e2e… need a cluster, the others Kafka and PostgreSQL.
+server_tests := $(basename $(notdir $(wildcard tests/tests/*.rs))) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs))
+e2e_tests := $(filter e2e%,$(server_tests))
+integration_tests := $(filter-out e2e%,$(server_tests))
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,11 +72,11 @@ test-unit: ## The quick ones: no server is started
 
 .PHONY: test-integration
 test-integration: build ## Consumer and controller against a real Kafka and PostgreSQL
-	cargo test --release --package testbed --test 'integration*'
+	cargo test --release --package testbed $(addprefix --test ,$(integration_tests))
 
 .PHONY: test-e2e
 test-e2e: build ## The operator on a real Kubernetes (needs root)
-	cargo test --release --package testbed --test 'e2e*'
+	cargo test --release --package testbed $(or $(addprefix --test ,$(e2e_tests)),$(error there are no end-to-end tests in tests/tests))
 
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
