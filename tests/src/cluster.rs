@@ -160,7 +160,8 @@ impl Cluster {
     pub async fn diagnose(&self, namespace: &str) -> String {
         let mut text = String::new();
         for line in [
-            "get all,analyticspipelines,configmaps,jobs -o wide",
+            "get all,configmaps -o wide",
+            "get analyticspipelines -o yaml",
             "get events --sort-by=.lastTimestamp",
             "describe pods",
             "logs --all-containers --prefix --tail=40 --ignore-errors --selector=app.kubernetes.io/part-of=analytics-pipeline",

@@ -49,6 +49,9 @@ pub struct Kafka {
 /// How long a broker may take to answer: about 3 s on an idle machine, much more beside a compiler.
 const START: Duration = Duration::from_secs(90);
 
+/// Sixteen bytes in base 64, as Kafka wants it; no two of our clusters ever meet.
+const CLUSTER_ID: &str = "dGVzdGJlZHRlc3RiZWQxMg";
+
 impl Kafka {
     /// Starts the brokers and waits until each answers.
     ///
@@ -146,21 +149,16 @@ impl Kafka {
 
     /// Runs Kafka's own `StorageTool`, which writes the cluster id that a broker insists on.
     async fn format(&self) -> Result<()> {
-        for broker in &self.brokers {
+        let format = self.brokers.iter().map(|broker| async {
             std::fs::create_dir_all(&broker.folder)?;
             let text = properties::render(broker, &self.brokers, &self.options);
             std::fs::write(broker.properties_file(), text)?;
             let mut tool = java(64)?;
-            tool.arg("kafka.tools.StorageTool").args([
-                "format",
-                "--cluster-id",
-                "dGVzdGJlZHRlc3RiZWQxMg",
-                "--config",
-            ]);
+            tool.arg("kafka.tools.StorageTool").args(["format", "--cluster-id", CLUSTER_ID, "--config"]);
             tool.arg(broker.properties_file());
-            process::output(tool).await?;
-        }
-        Ok(())
+            process::output(tool).await.map(drop)
+        });
+        futures::future::try_join_all(format).await.map(drop)
     }
 
     fn launch(&mut self) -> Result<()> {

@@ -45,6 +45,7 @@ impl Node {
         let init = start_init(run.path())?;
         let node = Self { addresses, init, run, _number: number };
         node.await_init().await?;
+        cgroup::leave_root(node.run.path(), node.init.id())?;
         node.connect().await?;
         Ok(node)
     }
@@ -73,7 +74,9 @@ impl Node {
         let namespaces = format!("/proc/{}/ns", self.init.id());
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={namespaces}/net")).arg(format!("--mount={namespaces}/mnt"));
-        command.arg(format!("--pid={namespaces}/pid_for_children"));
+        command
+            .arg(format!("--cgroup={namespaces}/cgroup"))
+            .arg(format!("--pid={namespaces}/pid_for_children"));
         command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
         command
     }
@@ -144,6 +147,16 @@ impl Drop for Node {
 
 const READY: &str = "node is ready";
 
+/// Runs before the namespaces are made: the cgroup in which a process stands then is the root of the new namespace.
+const BEFORE: &str = r#"
+set -eu
+for cgroup in /sys/fs/cgroup/"$1" /sys/fs/cgroup/*/"$1"; do
+  if [ -d "$cgroup" ]; then echo $$ >"$cgroup/cgroup.procs"; fi
+done
+shift
+exec unshare --cgroup --net --mount --pid --fork --kill-child --mount-proc -- "$@"
+"#;
+
 /// What the node's first process does. The mounts belong to the node alone: a `/run` of its own holds containerd's
 /// state and the pods' network namespaces, and the cgroups it sees are the folders made for it.
 const INIT: &str = r#"
@@ -162,9 +175,9 @@ read -r _ || true
 "#;
 
 fn start_init(folder: &Path) -> Result<Process> {
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
-    command.args(["bash", "-c", INIT, "init", &cgroup::name(folder), READY]);
+    let name = cgroup::name(folder);
+    let mut command = Command::new("bash");
+    command.args(["-c", BEFORE, "before", &name, "bash", "-c", INIT, "init", &name, READY]);
     // Held open by the child handle and by nobody else: it closes when this process ends, however it ends.
     command.stdin(Stdio::piped());
     Process::start("the node's first process", command, &folder.join("init.log"))

@@ -81,7 +81,8 @@ impl Postgres {
     /// # Errors
     /// When the server is down.
     pub async fn pool(&self) -> Result<PgPool> {
-        let pool = PgPoolOptions::new().max_connections(4).connect(&self.url()).await;
+        let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(5));
+        let pool = pool.connect(&self.url()).await;
         pool.with_context(|| format!("failed to connect to {}", self.url()))
     }
 
@@ -184,8 +185,8 @@ impl Postgres {
             ("log_lock_waits", "on".to_owned()),
         ];
         if !options.durable {
-            let unsafe_settings = ["fsync", "synchronous_commit", "full_page_writes"];
-            lines.extend(unsafe_settings.map(|name| (name, "off".to_owned())));
+            // Not synchronous_commit: a crash of the server would then lose commits that a client has seen.
+            lines.extend(["fsync", "full_page_writes"].map(|name| (name, "off".to_owned())));
         }
         lines.retain(|(key, _)| !options.settings.iter().any(|(other, _)| other == key));
         lines.extend(options.settings.iter().map(|(key, value)| (key.as_str(), value.clone())));

@@ -34,7 +34,9 @@ impl Identity {
         let identity = Self { folder: node.folder().join("identity") };
         fs::create_dir(&identity.folder)?;
         identity.issue_certificates(node.addresses())?;
-        fs::write(identity.file("service-account.key"), KeyPair::generate()?.serialize_pem())?;
+        let service_account = KeyPair::generate()?;
+        fs::write(identity.file("service-account.key"), service_account.serialize_pem())?;
+        fs::write(identity.file("service-account.pub"), service_account.public_key_pem())?;
         let mut tokens = String::new();
         for (name, user, groups) in USERS {
             debug_assert!(name != "kubelet" || user.ends_with(NODE_NAME));

@@ -96,7 +96,7 @@ impl<'a> Parts<'a> {
             ("tls-private-key-file", "apiserver.key"),
             ("kubelet-client-certificate", "kubelet-client.crt"),
             ("kubelet-client-key", "kubelet-client.key"),
-            ("service-account-key-file", "service-account.key"),
+            ("service-account-key-file", "service-account.pub"),
             ("service-account-signing-key-file", "service-account.key"),
         ] {
             self.flag(&mut command, flag, file);

@@ -35,6 +35,23 @@ pub(super) fn create(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Version 2: a cgroup with processes of its own cannot hand controllers down, so the node's first processes, `outer`
+/// and its children, must leave the root for a leaf.
+pub(super) fn leave_root(folder: &Path, outer: u32) -> Result<()> {
+    let own = PathBuf::from(ROOT).join(name(folder));
+    if !own.is_dir() {
+        return Ok(());
+    }
+    let leaf = own.join("init");
+    fs::create_dir(&leaf)?;
+    let processes = fs::read_to_string(own.join("cgroup.procs"))?;
+    for process in processes.lines().chain([outer.to_string().as_str()]) {
+        fs::write(leaf.join("cgroup.procs"), process)
+            .with_context(|| format!("failed to move process {process} into {}", leaf.display()))?;
+    }
+    Ok(())
+}
+
 /// Removes the cgroups of the node, waiting until their last processes are gone.
 pub(super) fn empty(folder: &Path, limit: Duration) {
     let deadline = Instant::now() + limit;

@@ -1,0 +1,133 @@
+//! The test bed itself: what it starts works, and nothing of it is left.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use rdkafka::Message;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::producer::FutureRecord;
+use testbed::{Kafka, KafkaOptions, Postgres, PostgresOptions, Testbed, TestbedOptions, wait};
+
+const SOON: Duration = Duration::from_secs(60);
+
+async fn produce(kafka: &Kafka, topic: &str, keys: std::ops::Range<u32>) -> Result<()> {
+    let producer = kafka.producer()?;
+    for key in keys.map(|key| key.to_string()) {
+        let record = FutureRecord::to(topic).key(&key).payload("{}");
+        producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+    }
+    Ok(())
+}
+
+async fn consume(kafka: &Kafka, topic: &str, count: usize) -> Result<Vec<String>> {
+    let mut config = kafka.client_config();
+    config.set("group.id", "readers").set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
+    let consumer: StreamConsumer = config.create()?;
+    consumer.subscribe(&[topic])?;
+    let mut keys = Vec::new();
+    let mut records = consumer.stream().take(count);
+    while let Some(record) = tokio::time::timeout(SOON, records.next()).await.context("a record is late")? {
+        let record = record?.detach();
+        keys.push(String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned());
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+#[tokio::test]
+async fn kafka_keeps_its_records_over_a_kill() -> Result<()> {
+    let mut kafka = Kafka::start(KafkaOptions::default()).await?;
+    kafka.create_topic("letters", 3).await?;
+    produce(&kafka, "letters", 10..15).await?;
+    kafka.kill();
+    kafka.restart().await?;
+    produce(&kafka, "letters", 15..20).await?;
+    let expected: Vec<_> = (10..20).map(|key| key.to_string()).collect();
+    assert_eq!(consume(&kafka, "letters", 10).await?, expected);
+    assert_eq!(kafka.end_offsets("letters").await?.values().sum::<i64>(), 10);
+    assert_eq!(kafka.lag("readers", "letters").await?, 10);
+    kafka.add_partitions("letters", 5).await?;
+    assert_eq!(kafka.end_offsets("letters").await?.len(), 5);
+    kafka.alter_topic("letters", &[("retention.ms", "3600000")]).await?;
+    kafka.delete_topic("letters").await?;
+    assert!(kafka.end_offsets("letters").await.is_err());
+    kafka.stop().await
+}
+
+#[tokio::test]
+async fn three_brokers_serve_while_one_is_dead() -> Result<()> {
+    let mut kafka = Kafka::start(KafkaOptions { brokers: 3, ..KafkaOptions::default() }).await?;
+    kafka.create_topic("letters", 3).await?;
+    kafka.kill_broker(2);
+    produce(&kafka, "letters", 0..5).await?;
+    assert_eq!(consume(&kafka, "letters", 5).await?.len(), 5);
+    kafka.restart().await
+}
+
+#[tokio::test]
+async fn postgres_keeps_its_rows_over_a_crash_and_a_restart() -> Result<()> {
+    let mut postgres = Postgres::start(PostgresOptions::default()).await?;
+    let pool = postgres.pool().await?;
+    sqlx::query("CREATE TABLE rows AS SELECT generate_series(1, 100) AS id").execute(&pool).await?;
+    pool.close().await;
+    postgres.kill().await?;
+    assert!(postgres.pool().await.is_err(), "a killed server must not answer");
+    postgres.restart().await?;
+    postgres.stop().await?;
+    postgres.restart().await?;
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM rows").fetch_one(&postgres.pool().await?).await?;
+    assert_eq!(count, 100);
+    assert!(postgres.create_database("another").await?.ends_with("/another"));
+    let wrong = postgres.url().replace("analytics:analytics@", "analytics:wrong@");
+    assert!(sqlx::PgPool::connect(&wrong).await.is_err(), "a wrong password must be refused");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_reaches_the_cluster_and_the_servers_and_nothing_is_left() -> Result<()> {
+    let began = Instant::now();
+    let testbed = Testbed::start(TestbedOptions::default()).await?;
+    println!("the whole test bed: {:.1} s", began.elapsed().as_secs_f32());
+    let endpoints = testbed.endpoints()?;
+    testbed.cluster.load_image(&support::shell_image().await?).await?;
+    testbed.cluster.create_namespace("reach").await?;
+
+    let began = Instant::now();
+    let script = support::reach_script(&endpoints);
+    support::run_pod(&testbed.cluster, "reach", &script).await?;
+    println!("a pod, from creation to its end: {:.1} s", began.elapsed().as_secs_f32());
+
+    let client = testbed.cluster.client().await?;
+    let pods: Api<Pod> = Api::namespaced(client, "reach");
+    let log = wait::until("the pod's log", SOON, || async {
+        let log = pods.logs("reach", &kube::api::LogParams::default()).await?;
+        Ok(log.contains("done").then_some(log))
+    })
+    .await?;
+    for line in ["api server: ok", "kafka: ok", "postgres: ok"] {
+        assert!(log.contains(line), "the pod says:\n{log}\n{}", testbed.cluster.diagnose("reach").await);
+    }
+
+    let began = Instant::now();
+    let traces = support::Traces::of(&testbed);
+    drop(testbed);
+    println!("the end: {:.1} s", began.elapsed().as_secs_f32());
+    assert_eq!(traces.left(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_clusters_run_beside_each_other() -> Result<()> {
+    let start = || testbed::Cluster::start(testbed::ClusterOptions::default());
+    let (first, second) = tokio::try_join!(Box::pin(start()), Box::pin(start()))?;
+    first.create_namespace("only-here").await?;
+    assert!(second.kubectl(&["get", "namespace", "only-here"]).await.is_err());
+    assert!(first.kubectl(&["get", "namespace", "only-here"]).await?.contains("Active"));
+    Ok(())
+}
