@@ -56,7 +56,7 @@ crds: ## Generate crds/ from the Rust types
 
 .PHONY: settings
 settings: build ## Generate docs/reference/settings.md from the consumer's own --help
-	$(bin)/analytics-consumer settings-reference >docs/reference/settings.md
+	tests/settings-reference.sh $(bin)/analytics-consumer
 
 ##@ Checking
 
