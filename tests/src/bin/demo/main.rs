@@ -3,7 +3,6 @@
 
 mod install;
 mod kafka;
-mod keeper;
 mod live;
 mod place;
 mod queries;
@@ -43,9 +42,6 @@ struct Arguments {
 enum Command {
     /// Stop everything that the demo has started and remove what it made.
     Clean,
-    /// Hold the servers until a signal; the demo runs this in the background.
-    #[command(hide = true)]
-    Hold,
 }
 
 #[tokio::main]
@@ -55,7 +51,6 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut screen = Screen::new();
     match arguments.command {
-        Some(Command::Hold) => keeper::hold().await,
         Some(Command::Clean) => clean(&mut screen).await,
         None => run(&mut screen, &arguments).await,
     }
@@ -93,12 +88,9 @@ async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Resu
 }
 
 async fn clean(screen: &mut Screen) -> Result<()> {
-    if keeper::find().is_some() {
-        screen.step("The demo's servers stopped, their data removed", keeper::stop()).await?;
-    }
     if let Some(place) = Place::external()? {
         screen.step("Operator and pipeline removed from your cluster", install::remove(&place)).await?;
-        screen.line("Your Kafka topic and PostgreSQL tables are left as they are.");
+        screen.line("  Your Kafka topic and PostgreSQL tables are left as they are.");
     }
-    testbed::run::sweep()
+    screen.step("Servers stopped, their data removed", place::stop_servers()).await
 }

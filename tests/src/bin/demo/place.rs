@@ -2,11 +2,13 @@
 
 use std::env;
 
-use anyhow::{Result, ensure};
-use testbed::{Cluster, Image};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use testbed::together::Endpoints;
+use testbed::{Cluster, Image, process};
 
 use crate::install::{self, Pipeline};
-use crate::keeper;
 use crate::screen::Screen;
 
 /// How to reach everything.
@@ -95,6 +97,25 @@ impl Place {
             topic = install::TOPIC,
         )
     }
+}
+
+/// Starts the servers in a process of their own, so that they outlive this one and its terminal.
+async fn start_servers() -> Result<Endpoints> {
+    process::output(testbed_command("up")?).await?;
+    Endpoints::running().context("the servers have ended just after their start")
+}
+
+/// Ends the servers, if they run, and removes what they have left.
+pub(crate) async fn stop_servers() -> Result<()> {
+    process::output(testbed_command("down")?).await.map(drop)
+}
+
+fn testbed_command(action: &str) -> Result<Command> {
+    let program = env::current_exe()?.with_file_name("testbed");
+    ensure!(program.is_file(), "{} is missing: run `make build`", program.display());
+    let mut command = Command::new(program);
+    command.arg(action);
+    Ok(command)
 }
 
 fn variable(name: &str) -> Option<String> {
