@@ -1,12 +1,13 @@
 //! Where the demo runs: on servers of its own, or on those of a user.
 
 use std::env;
+use std::path::Path;
 
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use testbed::together::Endpoints;
-use testbed::{Cluster, Image, process};
+use testbed::{Cluster, Image, process, run};
 
 use crate::install::{self, Pipeline};
 use crate::screen::Screen;
@@ -34,11 +35,18 @@ impl Place {
             screen.line(&format!("  Using your cluster, context {}", asked.trim()));
             return Ok(place);
         }
-        let started = keeper::start();
-        let endpoints =
-            screen.step("Kafka, PostgreSQL and Kubernetes started, image loaded", started).await?;
+        // Servers of an earlier run are replaced: a fresh start takes seconds, and nothing of that run can blur the
+        // numbers of this one.
+        if Endpoints::running().is_some() {
+            screen.step("Servers of an earlier run stopped", stop_servers()).await?;
+        }
+        let started = async { tokio::try_join!(start_servers(), Image::build()) };
+        let (endpoints, image) =
+            screen.step("Kafka, PostgreSQL and Kubernetes started, image built", started).await?;
+        let cluster = Cluster::running(&endpoints);
+        screen.step("Image put on the node", cluster.load_image(image.archive())).await?;
         Ok(Self {
-            cluster: Cluster::existing(endpoints.kubeconfig)?,
+            cluster,
             kafka: endpoints.kafka,
             kafka_for_pods: endpoints.kafka_for_pods,
             database_url: endpoints.database_url,
@@ -52,7 +60,9 @@ impl Place {
     /// All four variables are needed together: a KUBECONFIG that merely happens to be set must not bring 200,000 made-up
     /// events into somebody's cluster.
     pub(crate) fn external() -> Result<Option<Self>> {
-        let Some(kubeconfig) = variable("KUBECONFIG") else { return Ok(None) };
+        // Ours is what the last line of an earlier run told people to export.
+        let not_ours = |path: &String| !Path::new(path).starts_with(run::root());
+        let Some(kubeconfig) = variable("KUBECONFIG").filter(not_ours) else { return Ok(None) };
         let wanted = ["KAFKA_BROKERS", "DATABASE_URL", "IMAGE"];
         let missing: Vec<&str> = wanted.into_iter().filter(|name| variable(name).is_none()).collect();
         ensure!(
