@@ -196,7 +196,7 @@ mod tests {
         let cases: Vec<(Vec<u8>, Reason)> = vec![
             (b"not json".to_vec(), Reason::InvalidJson),
             (b"".to_vec(), Reason::InvalidJson),
-            (GOOD[..80].as_bytes().to_vec(), Reason::InvalidJson),
+            (GOOD.as_bytes()[..80].to_vec(), Reason::InvalidJson),
             (b"\xff\xfe{}".to_vec(), Reason::InvalidJson),
             (b"[1,2]".to_vec(), Reason::InvalidField),
             (b"{}".to_vec(), Reason::MissingField),

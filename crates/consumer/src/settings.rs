@@ -208,14 +208,14 @@ impl Settings {
     /// # Errors
     /// The first missing, malformed or unknown setting, named, with what to write instead.
     pub fn from_environment() -> Result<Self, SettingsError> {
-        Self::from_variables(std::env::vars().collect())
+        Self::from_variables(&std::env::vars().collect())
     }
 
     /// Reads the settings from the given variables.
     ///
     /// # Errors
     /// The first missing, malformed or unknown setting, named, with what to write instead.
-    pub fn from_variables(variables: BTreeMap<String, String>) -> Result<Self, SettingsError> {
-        parse::settings(&variables)
+    pub fn from_variables(variables: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
+        parse::settings(variables)
     }
 }

@@ -83,6 +83,9 @@ async fn a_wrong_password_a_missing_database_and_a_table_of_another_shape_are_na
         assert!(errors.contains(expected), "expected {expected} in:\n{errors}");
         assert!(!errors.contains("hidden"), "{errors}");
     }
+    let touched =
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'other'::regclass AND attname = 'event_key'";
+    assert_eq!(bed.number(touched).await?, 0, "somebody else's table was changed");
     Ok(())
 }
 

@@ -23,7 +23,10 @@ fn number(buffer: &[u8]) -> Option<(usize, &[u8])> {
     Some((u32::from_le_bytes(digits.try_into().ok()?) as usize, rest))
 }
 
-fn next(buffer: &[u8]) -> Option<((&[u8], Option<&[u8]>), &[u8])> {
+/// Name and value.
+type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+
+fn next(buffer: &[u8]) -> Option<(Header<'_>, &[u8])> {
     let (len, rest) = number(buffer)?;
     let (name, rest) = split(rest, len)?;
     let (marker, rest) = number(rest)?;
@@ -31,7 +34,7 @@ fn next(buffer: &[u8]) -> Option<((&[u8], Option<&[u8]>), &[u8])> {
     Some(((name, (marker > 0).then_some(value)), rest))
 }
 
-fn iterate(mut buffer: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+fn iterate(mut buffer: &[u8]) -> impl Iterator<Item = Header<'_>> {
     std::iter::from_fn(move || {
         let (header, rest) = next(buffer)?;
         buffer = rest;

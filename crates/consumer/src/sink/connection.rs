@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A process that is stopped in the middle of a transaction (SIGSTOP, a frozen node) keeps its row locks; the server
 /// ends its transaction after these times, so that the next owner of the partition need not wait for ever.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
-                       SET lock_timeout = '10s'; SET timezone = 'UTC'";
+                       SET lock_timeout = '10s'; SET timezone = 'UTC'; SET client_min_messages = warning";
 
 /// Opens connections to the configured database.
 #[derive(Clone)]

@@ -133,6 +133,7 @@ async fn migrate_locked(
          applied_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (component, version))"
     );
     connection.execute(AssertSqlSafe(create)).await.map_err(step(format!("create the table {versions}")))?;
+    refuse_foreign_table(connection, settings).await?;
     for component in components(settings) {
         apply(connection, settings, &versions, &component).await?;
     }
@@ -271,6 +272,22 @@ pub async fn check(connection: &mut PgConnection, settings: &settings::Database)
         "table {table} has no valid unique index on event_key, without which duplicates cannot be told; run \
          `analytics-consumer migrate`, or: CREATE UNIQUE INDEX CONCURRENTLY ON {table} (event_key)"
     )))
+}
+
+/// A table of that name that was not made for events must not be touched: looks before the first step changes it.
+async fn refuse_foreign_table(
+    connection: &mut PgConnection,
+    settings: &settings::Database,
+) -> Result<(), SchemaError> {
+    let table = settings.table.quoted();
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(&table)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(step(format!("look for the table {table}")))?;
+    let without_key: Vec<_> =
+        EVENT_COLUMNS.iter().copied().filter(|(name, _)| *name != "event_key").collect();
+    if exists { check_columns(connection, "DATABASE_TABLE", &table, &without_key).await } else { Ok(()) }
 }
 
 async fn check_columns(

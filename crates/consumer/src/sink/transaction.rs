@@ -201,7 +201,8 @@ async fn isolate(
     batch: &mut Batch,
 ) -> Result<(), sqlx::Error> {
     let mut refused: Vec<(usize, String)> = Vec::new();
-    let mut ranges = vec![0..batch.rows().len()];
+    let all = 0..batch.rows().len();
+    let mut ranges = vec![all];
     while let Some(range) = ranges.pop() {
         let mut transaction = connection.begin().await?;
         let result = insert(&mut transaction, statements, batch, range.clone()).await;

@@ -96,7 +96,7 @@ impl Claims {
             Ok(connection) => connection,
             Err(error) => {
                 self.status.database_down(format!(
-                    "cannot connect to {}: {}",
+                    "cannot connect to PostgreSQL at {}: {}",
                     self.database.place(),
                     describe(&error)
                 ));

@@ -137,11 +137,7 @@ impl Reader {
                 polled
             });
             match polled {
-                Some(Ok(message)) => {
-                    if self.accept(&message, &mut headers) {
-                        self.wait_for_room(message.partition(), &mut headers);
-                    }
-                }
+                Some(Ok(message)) => self.take_in(&message, &mut headers),
                 Some(Err(error)) => self.failed(error)?,
                 None => {}
             }
@@ -172,7 +168,7 @@ impl Reader {
         while let Ok(control) = self.control.try_recv() {
             match control {
                 Control::Claimed { partition, generation, offset } => {
-                    self.begin(partition, generation, offset)
+                    self.begin(partition, generation, offset);
                 }
                 Control::Fenced { partition, generation } => self.fenced(partition, generation),
             }
@@ -271,7 +267,13 @@ impl Reader {
         true
     }
 
-    /// Takes a record in; says whether its slot is full.
+    fn take_in(&mut self, message: &BorrowedMessage<'_>, headers: &mut Vec<u8>) {
+        if self.accept(message, headers) {
+            self.wait_for_room(message.partition(), headers);
+        }
+    }
+
+    /// Puts a record into its slot; says whether the slot is full.
     fn accept(&self, message: &BorrowedMessage<'_>, headers: &mut Vec<u8>) -> bool {
         headers.clear();
         if let Some(found) = message.headers() {
