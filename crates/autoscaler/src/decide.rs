@@ -1,127 +1,154 @@
-//! The decision itself.
+//! The decision: offsets are read, memory learns, the rules choose, the answer is put together.
 
+use crate::bounds::bounds;
+use crate::choose::{Choice, View, choose};
+use crate::conditions::conditions;
+use crate::demand::{Demand, estimates};
+use crate::learn::{INTERVAL_SECONDS, learn};
+use crate::offsets::read;
+use crate::plan::Plant;
+use crate::shape::Load;
+use crate::state::Asked;
 use crate::{
-    CommittedOffset, Condition, Decision, Estimates, GroupState, Limit, Observation, PartitionObservation,
-    Policy, Reason, StartFrom, State,
+    Decision, DrainOutcome, Estimates, Limit, Observation, Policy, Reason, State, explain, gate, sink,
 };
+
+/// A backlog is gone when nothing in it is older than this share of the objective …
+const DRAINED_SHARE: f64 = 0.1;
+/// … or than so many seconds (commits are not continuous).
+const DRAINED_SECONDS: f64 = 3.0;
+/// A drain that takes longer than this is not compared with its prediction any more.
+const LONGEST_DRAIN_SECONDS: f64 = 3600.0;
 
 /// Decides how many replicas there should be.
 ///
 /// Give the returned state back with the next observation; an empty state is right for a pipeline never seen.
+/// Nothing is taken for carried out: a change counts when a later observation shows it, so that a caller may
+/// just as well only report decisions (dry run), or somebody else may set the replicas.
+///
+/// Call it every few seconds. It looks at time only through [`Observation::time`].
 #[must_use]
 pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (State, Decision) {
-    let lag = total_lag(observation, policy);
-    let next = learn(state, observation);
-    let spec = observation.replicas.spec;
-    let ceiling = ceiling(observation, policy);
-    let needed = lag.and_then(|lag| needed(&next, lag, policy)).unwrap_or(spec);
-    let elapsed = next.changed.map_or(f64::INFINITY, |changed| observation.time - changed);
-    let (desired, limited_by, reason) = if lag.is_none() {
-        (spec, Limit::Unknown, Reason::LagUnknown)
-    } else if spec > 0 && !converged(observation) {
-        (spec, Limit::Converging, Reason::Converging)
-    } else if needed < spec && elapsed < policy.stabilization_seconds {
-        (spec, Limit::Stabilization, Reason::Waiting)
-    } else {
-        let reason = match needed.cmp(&spec) {
-            std::cmp::Ordering::Less => Reason::Surplus,
-            std::cmp::Ordering::Equal => Reason::Steady,
-            std::cmp::Ordering::Greater => Reason::LagAboveTarget,
-        };
-        (needed, Limit::None, reason)
+    if !observation.time.is_finite() || state.time.is_some_and(|last| observation.time <= last) {
+        return (state.clone(), out_of_order(observation));
+    }
+    let now = observation.time;
+    let readings = read(state, observation, policy);
+    let (mut next, demand) = learn(state, observation, policy, &readings);
+    let plant = plant(&next, &demand, observation, policy);
+    if let Some(plant) = &plant {
+        let settled = next.scaling.settled_since.map(|since| now - since);
+        next.sink = sink::follow(&next.sink, &next.capacity, plant.is_urgent(), settled, now);
+    }
+    let bounds = bounds(policy, next.partition_count);
+    let choice = choose(&View {
+        state: &next,
+        before: state,
+        observation,
+        policy,
+        readings: &readings,
+        demand: &demand,
+        bounds: &bounds,
+        plant: plant.as_ref(),
+    });
+    let mut decision = Decision {
+        desired: choice.desired,
+        needed: choice.needed,
+        limited_by: choice.limited_by,
+        reason: choice.reason,
+        explanation: String::new(),
+        next_eligible: choice.next_eligible,
+        estimates: estimates(&next, &demand, &readings, now),
+        conditions: conditions(&next, &readings, &demand, &choice, now),
+        drain_outcome: drain_outcome(&mut next, oldest(&demand), policy, now),
     };
-    let floor = policy.min_replicas.max(policy.schedule_floor.unwrap_or(0));
-    let desired = desired.max(floor).min(ceiling.unwrap_or(spec.max(1)));
-    let estimates = Estimates {
-        lag_events: lag,
-        arrival_rate: next.arrival_rate,
-        capacity_per_replica: next.capacity,
-        ..Estimates::default()
-    };
-    let conditions = match lag {
-        None => vec![Condition::LagUnknown { partitions: Vec::new() }],
-        Some(_) => Vec::new(),
-    };
-    let explanation = format!("{reason}: {spec} replicas, {needed} needed, limited by {limited_by}");
-    let next = State { changed: if desired == spec { next.changed } else { Some(observation.time) }, ..next };
-    let decision = Decision {
-        desired,
-        needed,
-        limited_by,
-        reason,
-        explanation,
-        next_eligible: None,
-        estimates,
-        conditions,
-        drain_outcome: None,
-    };
+    if let Some(plant) = &plant {
+        decision.estimates.utilization = Some(plant.utilization()).filter(|share| share.is_finite());
+        decision.estimates.predicted_drain_seconds =
+            Some(plant.drain_seconds(choice.desired)).filter(|seconds| seconds.is_finite());
+    }
+    decision.explanation = explain::sentence(&decision, observation, policy);
+    next.scaling.asked = asked(&choice, &decision.estimates, observation);
     (next, decision)
 }
 
-fn converged(observation: &Observation) -> bool {
-    let replicas = &observation.replicas;
-    !replicas.rollout_in_progress
-        && replicas.ready == replicas.spec
-        && replicas.group_members == Some(replicas.spec)
-        && replicas.group == GroupState::Stable
-}
-
-fn ceiling(observation: &Observation, policy: &Policy) -> Option<u32> {
-    let partitions = observation.partition_count?;
-    let connections =
-        policy.max_connections.map_or(u32::MAX, |budget| budget / policy.connections_per_replica.max(1));
-    Some(partitions.min(policy.max_replicas.unwrap_or(u32::MAX)).min(connections.max(1)))
-}
-
-fn total_lag(observation: &Observation, policy: &Policy) -> Option<u64> {
-    let count = usize::try_from(observation.partition_count?).ok()?;
-    if count == 0 || observation.partitions.len() < count {
-        return None;
+fn out_of_order(observation: &Observation) -> Decision {
+    let spec = observation.replicas.spec;
+    Decision {
+        desired: spec,
+        needed: spec,
+        limited_by: Limit::Unknown,
+        reason: Reason::LagUnknown,
+        explanation: "This observation is not later than the last one; nothing is concluded from it."
+            .to_owned(),
+        next_eligible: None,
+        estimates: Estimates::default(),
+        conditions: Vec::new(),
+        drain_outcome: None,
     }
-    observation.partitions.iter().map(|partition| lag(partition, policy)).sum()
 }
 
-fn lag(partition: &PartitionObservation, policy: &Policy) -> Option<u64> {
-    let end = partition.log_end?;
-    let position = match (partition.committed, policy.start_from) {
-        (CommittedOffset::Unknown, _) => return None,
-        (CommittedOffset::At(offset), _) => offset,
-        (CommittedOffset::Never, StartFrom::Earliest) => partition.log_start?,
-        (CommittedOffset::Never, StartFrom::Latest) => end,
+/// The plan's view of the pipeline; `None` while the capacity of a replica is not known.
+fn plant(state: &State, demand: &Demand, observation: &Observation, policy: &Policy) -> Option<Plant> {
+    let measured = state.capacity.rate.map(f64::from);
+    let capacity =
+        measured.or(policy.capacity_hint).filter(|capacity| *capacity > 0.0 && capacity.is_finite())?;
+    Some(Plant {
+        loads: demand.loads.values().copied().collect(),
+        groups: groups(demand, observation),
+        replicas: observation.replicas.spec,
+        capacity,
+        target: policy.target_lag_seconds.max(1.0),
+        delay: gate::converge_seconds(&state.scaling),
+        pause: gate::pause_seconds(&state.scaling),
+        interval: state.interval.map_or(INTERVAL_SECONDS, f64::from),
+    })
+}
+
+/// Who has which partitions, if every replica has told; else empty.
+fn groups(demand: &Demand, observation: &Observation) -> Vec<Vec<Load>> {
+    let told: Vec<&Vec<i32>> =
+        observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
+    if told.len() != observation.replicas.spec as usize {
+        return Vec::new();
+    }
+    let mut owned: Vec<i32> = told.iter().flat_map(|partitions| partitions.iter().copied()).collect();
+    owned.sort_unstable();
+    let once = owned.windows(2).all(|pair| pair[0] != pair[1]);
+    if !once || demand.loads.keys().any(|partition| owned.binary_search(partition).is_err()) {
+        return Vec::new();
+    }
+    let loads = |partitions: &Vec<i32>| {
+        partitions.iter().filter_map(|partition| demand.loads.get(partition).copied()).collect()
     };
-    Some(u64::try_from(end - position).unwrap_or(0))
+    told.into_iter().map(loads).collect()
 }
 
-fn learn(state: &State, observation: &Observation) -> State {
-    let mut next = state.clone();
-    next.time = Some(observation.time);
-    next.log_ends = observation.partitions.iter().filter_map(|p| Some((p.partition, p.log_end?))).collect();
-    let elapsed = state.time.map_or(0.0, |time| observation.time - time);
-    if elapsed > 0.0 && next.log_ends.len() == state.log_ends.len() {
-        let arrived: i64 =
-            next.log_ends.iter().map(|(p, end)| end - state.log_ends.get(p).unwrap_or(end)).sum();
-        next.arrival_rate = Some(arrived.max(0) as f64 / elapsed);
-    }
-    let busy: Vec<_> = observation
-        .consumers
-        .iter()
-        .filter_map(|consumer| Some((consumer.busy?, consumer.processed_rate?)))
-        .filter(|(busy, _)| *busy >= 0.3)
-        .collect();
-    if !busy.is_empty() && converged(observation) {
-        let share: f64 = busy.iter().map(|(busy, _)| busy).sum();
-        next.capacity =
-            Some(busy.iter().map(|(_, rate)| rate).sum::<f64>() / share).filter(|rate| *rate > 0.0);
-    }
-    next
+fn oldest(demand: &Demand) -> f64 {
+    demand.loads.values().map(|load| load.age).fold(0.0, f64::max)
 }
 
-fn needed(state: &State, lag: u64, policy: &Policy) -> Option<u32> {
-    let arrival = state.arrival_rate?;
-    if lag == 0 && arrival == 0.0 {
-        return Some(0);
+/// Compares prediction and fact when the backlog of the last growth is gone.
+fn drain_outcome(state: &mut State, age: f64, policy: &Policy, now: f64) -> Option<DrainOutcome> {
+    let drain = state.scaling.drain?;
+    let actual_seconds = now - drain.since;
+    let gone = age <= DRAINED_SECONDS.max(DRAINED_SHARE * policy.target_lag_seconds);
+    let settled = state.scaling.settled_since.is_some_and(|since| since > drain.since);
+    if gone && settled {
+        state.scaling.drain = None;
+        return Some(DrainOutcome { predicted_seconds: drain.predicted_seconds, actual_seconds });
     }
-    let demand = arrival + lag as f64 / policy.target_lag_seconds.max(1.0);
-    let capacity = state.capacity.or(policy.capacity_hint);
-    Some(capacity.map_or(1, |capacity| (demand / capacity).ceil().clamp(1.0, f64::from(u32::MAX)) as u32))
+    if actual_seconds > LONGEST_DRAIN_SECONDS {
+        state.scaling.drain = None;
+    }
+    None
+}
+
+fn asked(choice: &Choice, estimates: &Estimates, observation: &Observation) -> Option<Asked> {
+    (choice.desired != observation.replicas.spec).then_some(Asked {
+        time: observation.time,
+        desired: choice.desired,
+        urgent: choice.reason == Reason::LagAboveTarget,
+        drain_seconds: estimates.predicted_drain_seconds,
+    })
 }

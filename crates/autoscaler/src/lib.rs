@@ -7,14 +7,30 @@
 //! Units, everywhere: time in seconds since the Unix epoch (`f64`), durations in seconds, rates in events per
 //! second, offsets as Kafka counts them, ratios from 0 to 1.
 
+mod arrival;
+mod bounds;
+mod capacity;
+mod choose;
+mod conditions;
 mod decide;
 mod decision;
+mod demand;
+mod explain;
+mod fluid;
+mod gate;
+mod learn;
 mod observation;
+mod offsets;
+mod plan;
 mod policy;
+mod shadow;
+mod shape;
+mod sink;
 mod state;
 
 pub use decide::decide;
 pub use decision::{Condition, Decision, DrainOutcome, Estimates, Limit, Reason};
+pub use explain::{describe, explain};
 pub use observation::{
     CommittedOffset, ConsumerObservation, GroupState, Observation, PartitionObservation, ReplicaObservation,
 };

@@ -1,0 +1,158 @@
+//! How fast events arrive, per partition.
+//!
+//! The rate between two readings is a sample. Three samples are kept, and their **median** decides whether the
+//! load has changed: one dump of any size is one sample and changes nothing (it is backlog, not rate), while a
+//! true step is two samples old when it is believed. Downwards all three must agree, for a pause between two
+//! bursts is no end of the load. Between changes the samples are averaged exponentially, each one bounded by
+//! four times the rate, so that bursts that recur are counted and a dump is not. A change is significant when it leaves both a band around the rate and what chance does to counted events (four
+//! standard deviations of a Poisson count).
+
+use crate::offsets::Reading;
+use crate::state::PartitionMemory;
+
+/// Time constant of the average, in seconds.
+const SMOOTHING_SECONDS: f64 = 60.0;
+/// Readings closer together than this are not compared: commits and polls are not that regular.
+const LEAST_SPAN_SECONDS: f64 = 0.9;
+/// A change beyond this share of the rate may be a step.
+const STEP_SHARE: f64 = 0.3;
+/// A change beyond so many standard deviations of a count is not chance.
+const STEP_DEVIATIONS: f64 = 4.0;
+/// A single sample counts as at most so many times the rate.
+const BURST_FACTOR: f64 = 4.0;
+/// So few events in one reading are never a dump.
+const FEW_EVENTS: f64 = 10.0;
+
+/// Takes a reading into the partition's memory. `attended` tells that consumers had the partition since the
+/// last reading, so that a position that stands still says something about them.
+pub(crate) fn learn(
+    memory: Option<&PartitionMemory>,
+    reading: &Reading,
+    now: f64,
+    attended: bool,
+) -> PartitionMemory {
+    let Some(before) = memory else {
+        return first(reading, now);
+    };
+    let span = now - before.time;
+    if span < LEAST_SPAN_SECONDS {
+        return before.clone();
+    }
+    let mut after = before.clone();
+    let sample = (reading.end - before.end).max(0) as f64 / span;
+    after.rate = Some(rate(before, sample, span) as f32);
+    after.samples.push(sample as f32);
+    if after.samples.len() > 2 {
+        after.samples.remove(0);
+    }
+    after.served = Some(((reading.position - before.position).max(0) as f64 / span) as f32);
+    if reading.position != before.position || reading.lag() <= before.residue || !attended {
+        after.moved = now;
+    }
+    if reading.lag() == 0 {
+        after.drained = Some(now);
+    }
+    if reading.position != before.position {
+        after.residue = 0;
+    }
+    (after.time, after.end, after.position) = (now, reading.end, reading.position);
+    after
+}
+
+fn first(reading: &Reading, now: f64) -> PartitionMemory {
+    PartitionMemory {
+        time: now,
+        end: reading.end,
+        position: reading.position,
+        moved: now,
+        drained: (reading.lag() == 0).then_some(now),
+        ..PartitionMemory::default()
+    }
+}
+
+fn rate(before: &PartitionMemory, sample: f64, span: f64) -> f64 {
+    let Some(rate) = before.rate.map(f64::from) else {
+        return sample;
+    };
+    let (middle, largest) = (middle(&before.samples, sample), largest(&before.samples, sample));
+    if middle > rate && is_step(rate, middle, span) {
+        return middle;
+    }
+    if largest < rate && is_step(rate, largest, span) {
+        return largest;
+    }
+    let bounded = sample.min(middle.max(BURST_FACTOR * rate).max(FEW_EVENTS / span));
+    rate + (1.0 - (-span / SMOOTHING_SECONDS).exp()) * (bounded - rate)
+}
+
+fn is_step(rate: f64, candidate: f64, span: f64) -> bool {
+    let larger = rate.max(candidate);
+    let change = (candidate - rate).abs();
+    change > STEP_SHARE * larger && change > STEP_DEVIATIONS * (larger / span).sqrt()
+}
+
+fn largest(samples: &[f32], sample: f64) -> f64 {
+    samples.iter().map(|sample| f64::from(*sample)).fold(sample, f64::max)
+}
+
+/// Median of three samples; the smaller one of two.
+fn middle(samples: &[f32], sample: f64) -> f64 {
+    match samples {
+        [] => sample,
+        [only] => sample.min(f64::from(*only)),
+        [.., older, newer] => {
+            let (older, newer) = (f64::from(*older), f64::from(*newer));
+            older.max(newer).min(older.min(newer).max(sample))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds arrivals per 5 seconds and gives the rate after each.
+    fn rates(arrivals: &[i64]) -> Vec<f64> {
+        let mut reading = Reading { partition: 0, end: 0, position: 0, pinned: true, lag_seconds: None };
+        let mut memory = learn(None, &reading, 0.0, true);
+        let mut seen = Vec::new();
+        for (index, count) in arrivals.iter().enumerate() {
+            reading.end += count;
+            memory = learn(Some(&memory), &reading, 5.0 * (index + 1) as f64, true);
+            seen.push(memory.rate.map_or(0.0, f64::from));
+        }
+        seen
+    }
+
+    #[test]
+    fn a_dump_is_backlog_and_not_rate() {
+        let mut arrivals = vec![500; 40];
+        arrivals[20] = 250_000;
+        let seen = rates(&arrivals);
+        assert!(seen.iter().all(|rate| (90.0..=126.0).contains(rate)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_step_is_believed_after_two_readings_up_and_three_down() {
+        let mut arrivals = vec![500; 10];
+        arrivals.extend([2500; 10]);
+        arrivals.extend([100; 10]);
+        let seen = rates(&arrivals);
+        assert!((seen[11] - 500.0).abs() < 1.0, "{seen:?}");
+        assert!((seen[22] - 20.0).abs() < 1.0, "{seen:?}");
+    }
+
+    #[test]
+    fn chance_in_small_counts_is_no_step() {
+        let seen =
+            rates(&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3]);
+        assert!(seen[12..].iter().all(|rate| (0.4..=1.6).contains(rate)), "{seen:?}");
+    }
+
+    #[test]
+    fn bursts_that_recur_are_counted() {
+        let arrivals: Vec<i64> = (0..120).map(|index| if index % 3 == 0 { 300 } else { 0 }).collect();
+        let last = rates(&arrivals)[119];
+        assert!((14.0..=26.0).contains(&last), "20 per second on average, believed {last}");
+    }
+}

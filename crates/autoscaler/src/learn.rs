@@ -1,0 +1,159 @@
+//! From one observation into memory.
+
+use crate::capacity::{self, Sample};
+use crate::demand::{self, Demand};
+use crate::offsets::{self, Reading, Readings};
+use crate::{Observation, Policy, State, arrival, gate, shadow, sink};
+
+/// A lag of so few events that never moves while the consumers idle is not events (transactions leave control
+/// records, which are counted by offsets and never delivered).
+const MOST_CONTROL_RECORDS: u64 = 3;
+/// For so long it must not have moved.
+const CONTROL_RECORD_SECONDS: f64 = 30.0;
+/// Consumers that are less busy than this have nothing to do.
+const IDLE_BUSY: f64 = 0.1;
+/// Assumed until two observations have been made.
+pub(crate) const INTERVAL_SECONDS: f64 = 5.0;
+
+/// Takes an observation into memory and says what is asked of the consumers.
+pub(crate) fn learn(
+    before: &State,
+    observation: &Observation,
+    policy: &Policy,
+    readings: &Readings,
+) -> (State, Demand) {
+    let now = observation.time;
+    let span = before.time.map_or(0.0, |time| now - time);
+    let mut state = before.clone();
+    state.time = Some(now);
+    if span > 0.0 {
+        let known = before.interval.map_or(span, f64::from);
+        state.interval = Some((known + 0.2 * (span.min(300.0) - known)) as f32);
+    }
+    state.partition_count = readings.count.or(before.partition_count);
+    state.scaling = gate::learn(&before.scaling, observation, policy);
+    let attended = attended(&state, before.time, observation);
+    learn_partitions(&mut state, before, observation, readings, attended);
+    learn_capacity(&mut state, before, observation, readings, span, attended);
+    if !readings.complete() {
+        state.unknown_since.get_or_insert(now);
+    } else {
+        state.unknown_since = None;
+    }
+    state.idle_since = is_idle(&state, before, readings).then(|| state.idle_since.unwrap_or(now));
+    let certain = !sink::in_doubt(&state.sink) && state.sink.doubt.is_none() && state.capacity.quality >= 0.5;
+    demand::note_hot(&mut state, now, certain);
+    let demand = demand::demand(&state, readings, now);
+    let loads: Vec<_> = demand.loads.values().copied().collect();
+    let partitions = state.partition_count.unwrap_or(0);
+    shadow::learn(&mut state, &loads, partitions, now, span, policy.target_lag_seconds.max(1.0));
+    (state, demand)
+}
+
+/// True if every replica has had its partitions since the last observation.
+fn attended(state: &State, last: Option<f64>, observation: &Observation) -> bool {
+    let settled = state.scaling.settled_since.zip(last).is_some_and(|(since, last)| since <= last);
+    settled && observation.replicas.spec > 0 && observation.replicas.group_members != Some(0)
+}
+
+fn learn_partitions(
+    state: &mut State,
+    before: &State,
+    observation: &Observation,
+    readings: &Readings,
+    attended: bool,
+) {
+    let now = observation.time;
+    if let Some(count) = readings.count {
+        state.partitions.retain(|partition, _| u32::try_from(*partition).is_ok_and(|id| id < count));
+    }
+    for partition in offsets::restarted(before, observation) {
+        let observed = observation.partitions.iter().find(|observed| observed.partition == partition);
+        if let (Some(memory), Some(end)) =
+            (state.partitions.get_mut(&partition), observed.and_then(|observed| observed.log_end))
+        {
+            (memory.end, memory.time, memory.moved, memory.drained) = (end, now, now, None);
+        }
+    }
+    for reading in &readings.known {
+        let memory = arrival::learn(before.partitions.get(&reading.partition), reading, now, attended);
+        state.partitions.insert(reading.partition, memory);
+    }
+}
+
+fn learn_capacity(
+    state: &mut State,
+    before: &State,
+    observation: &Observation,
+    readings: &Readings,
+    span: f64,
+    attended: bool,
+) {
+    let now = observation.time;
+    let replicas = observation.replicas.spec;
+    if let Some(change) =
+        state.scaling.last.filter(|last| Some(*last) != before.scaling.last && last.settling)
+    {
+        state.sink = sink::begin(&before.sink, &before.capacity, change);
+    }
+    let seen = if attended {
+        capacity::sample(&observation.consumers, replicas).or_else(|| backlogged(state, readings, replicas))
+    } else {
+        None
+    };
+    let may_fall = !sink::in_doubt(&state.sink);
+    state.capacity = capacity::learn(&before.capacity, seen, span, may_fall);
+    let changed = state.scaling.last.map_or(f64::NEG_INFINITY, |last| last.time);
+    let settled = state.scaling.settled_since.map(|since| now - since.max(changed));
+    let partitions = state.partition_count.unwrap_or(0);
+    let (judged, restored) = sink::judge(&state.sink, &state.capacity, partitions, settled, now);
+    state.sink = judged;
+    if restored.is_some() {
+        state.capacity.rate = restored;
+        state.capacity.samples.clear();
+    }
+    for reading in &readings.known {
+        note_control_records(state, before, reading, now);
+    }
+}
+
+/// Without word from the consumers: what they do while every partition has a backlog is what they can do.
+fn backlogged(state: &State, readings: &Readings, replicas: u32) -> Option<Sample> {
+    let mut throughput = 0.0;
+    for reading in &readings.known {
+        let memory = state.partitions.get(&reading.partition)?;
+        let (rate, served) = (f64::from(memory.rate?), f64::from(memory.served?));
+        if (reading.lag() as f64) < 5.0 * rate.max(served) {
+            return None;
+        }
+        throughput += served;
+    }
+    let capacity = throughput / f64::from(replicas.max(1));
+    (capacity > 0.0 && readings.complete()).then_some(Sample {
+        throughput,
+        busy: 1.0,
+        capacity: Some((capacity, 1.0)),
+    })
+}
+
+fn note_control_records(state: &mut State, before: &State, reading: &Reading, now: f64) {
+    let consumers_idle = state.capacity.busy.is_some_and(|busy| f64::from(busy) < IDLE_BUSY);
+    let ended = before.partitions.get(&reading.partition).is_some_and(|memory| memory.end == reading.end);
+    let Some(memory) = state.partitions.get_mut(&reading.partition) else {
+        return;
+    };
+    let few = (1..=MOST_CONTROL_RECORDS).contains(&reading.lag());
+    if consumers_idle && ended && few && now - memory.moved >= CONTROL_RECORD_SECONDS {
+        memory.residue = reading.lag();
+    }
+}
+
+/// True if nothing arrived since the last observation, nothing is left, and the group's place is kept everywhere.
+fn is_idle(state: &State, before: &State, readings: &Readings) -> bool {
+    let idle = |reading: &Reading| {
+        let still = before.partitions.get(&reading.partition).is_some_and(|memory| memory.end == reading.end);
+        let residue = state.partitions.get(&reading.partition).map_or(0, |memory| memory.residue);
+        still && reading.pinned && reading.lag() <= residue
+    };
+    readings.complete() && readings.known.iter().all(idle)
+}

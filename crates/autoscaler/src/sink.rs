@@ -1,0 +1,150 @@
+//! Whether more consumers store more.
+//!
+//! Every growth is an experiment. If all replicas were busy before it and all are busy after it, the throughput
+//! must have risen in proportion; when it rose by less than a quarter of that, something behind the consumers is
+//! at its limit (Flink calls it ineffective scaling). Then the replicas go back to the least number that stores
+//! as much, and the limit is remembered for an hour, so that the experiment is not made again and again.
+//! A gain between a quarter and three quarters is ambiguous (the limit may lie in between, or the replicas
+//! became slower): the capacity known before is kept in mind until the next experiment tells.
+
+use crate::capacity::SATURATED;
+use crate::shape::levels;
+use crate::state::{CapacityMemory, Ceiling, Change, SinkMemory, Trial};
+
+/// Below this share of the expected gain a growth was futile.
+const FUTILE: f64 = 0.25;
+/// Above this share it did what it should.
+const EFFECTIVE: f64 = 0.75;
+/// Seconds after everything has settled until a growth is judged.
+const JUDGE_SECONDS: f64 = 25.0;
+/// A limit is remembered for so long after it last bound.
+const MEMORY_SECONDS: f64 = 3600.0;
+/// A limit must have seemed not to bind for so long before it is believed.
+const RELIEF_SECONDS: f64 = 30.0;
+/// Less busy than this, the replicas are not held up.
+const RELIEVED: f64 = 0.7;
+
+/// Where an experiment begins: a growth just seen, with what was known before it.
+pub(crate) fn begin(before: &SinkMemory, capacity: &CapacityMemory, change: Change) -> SinkMemory {
+    let mut memory = before.clone();
+    memory.trial = None;
+    let saturated = capacity.busy.is_some_and(|busy| f64::from(busy) >= SATURATED);
+    if let (true, true, Some(throughput), Some(rate)) =
+        (change.to > change.from && change.from > 0, saturated, capacity.throughput, capacity.rate)
+    {
+        memory.trial = Some(Trial { from: change.from, to: change.to, throughput, capacity: rate });
+    }
+    memory
+}
+
+/// Judges the experiment that is under way. `settled` is for how many seconds everything has been in its place;
+/// the second value is the capacity to go back to, if it was misjudged.
+pub(crate) fn judge(
+    before: &SinkMemory,
+    capacity: &CapacityMemory,
+    partitions: u32,
+    settled: Option<f64>,
+    now: f64,
+) -> (SinkMemory, Option<f32>) {
+    let mut memory = before.clone();
+    let (Some(throughput), Some(busy)) = (capacity.throughput.map(f64::from), capacity.busy.map(f64::from))
+    else {
+        return (memory, None);
+    };
+    let Some(trial) = memory.trial.filter(|_| settled.is_some_and(|seconds| seconds >= JUDGE_SECONDS)) else {
+        return (memory, None);
+    };
+    memory.trial = None;
+    let expected = f64::from(trial.throughput) * (f64::from(trial.to) / f64::from(trial.from) - 1.0);
+    let gain = (throughput - f64::from(trial.throughput)) / expected.max(f64::MIN_POSITIVE);
+    if busy < SATURATED || gain >= EFFECTIVE {
+        memory.doubt = None;
+        return (memory, None);
+    }
+    let known = memory.doubt.unwrap_or(trial.capacity);
+    if gain >= FUTILE {
+        memory.doubt = Some(known);
+        return (memory, None);
+    }
+    let limit = throughput.max(f64::from(trial.throughput));
+    memory.doubt = None;
+    memory.ceiling = Some(Ceiling {
+        throughput: limit as f32,
+        replicas: sufficient(limit, f64::from(known), &levels(partitions)).min(trial.from),
+        safe: trial.from,
+        active: true,
+        seen: now,
+        relieved_since: None,
+    });
+    (memory, Some(known))
+}
+
+/// The least number of replicas worth having that stores `throughput`.
+fn sufficient(throughput: f64, capacity: f64, levels: &[u32]) -> u32 {
+    let enough = |replicas: &&u32| f64::from(**replicas) * capacity >= throughput * 0.98;
+    levels.iter().find(enough).or(levels.last()).copied().unwrap_or(1)
+}
+
+/// The most replicas that are of use at a limit that binds or is remembered; `None` if there is none.
+pub(crate) fn most_useful(memory: &SinkMemory, capacity: &CapacityMemory, levels: &[u32]) -> Option<u32> {
+    let ceiling = memory.ceiling.as_ref()?;
+    let rate = f64::from(capacity.rate?);
+    Some(if ceiling.active {
+        ceiling.replicas
+    } else {
+        sufficient(1.1 * f64::from(ceiling.throughput), rate, levels).max(ceiling.safe)
+    })
+}
+
+/// Follows a known limit: whether it still binds, and whether the replicas left to it are enough. `urgent` tells
+/// that the objective is or will be violated, `settled` for how long everything has been in its place.
+pub(crate) fn follow(
+    before: &SinkMemory,
+    capacity: &CapacityMemory,
+    urgent: bool,
+    settled: Option<f64>,
+    now: f64,
+) -> SinkMemory {
+    let mut memory = before.clone();
+    let (Some(ceiling), Some(throughput), Some(busy)) =
+        (memory.ceiling.as_mut(), capacity.throughput.map(f64::from), capacity.busy.map(f64::from))
+    else {
+        return memory;
+    };
+    let limit = f64::from(ceiling.throughput);
+    if !ceiling.active {
+        if urgent && busy >= SATURATED && throughput >= 0.85 * limit {
+            (ceiling.active, ceiling.relieved_since) = (true, None);
+        } else if now - ceiling.seen > MEMORY_SECONDS {
+            memory.ceiling = None;
+            return memory;
+        }
+    }
+    if !ceiling.active {
+        return memory;
+    }
+    ceiling.seen = now;
+    let judged = settled.is_some_and(|seconds| seconds >= JUDGE_SECONDS);
+    if judged && busy >= SATURATED && throughput < 0.9 * limit {
+        if ceiling.replicas < ceiling.safe {
+            ceiling.replicas = ceiling.safe;
+        } else {
+            ceiling.throughput = throughput as f32;
+        }
+    }
+    let lifted = throughput > 1.2 * limit;
+    if urgent && busy >= RELIEVED && !lifted {
+        ceiling.relieved_since = None;
+    } else if now - *ceiling.relieved_since.get_or_insert(now) >= RELIEF_SECONDS {
+        ceiling.active = false;
+        if lifted {
+            memory.ceiling = None;
+        }
+    }
+    memory
+}
+
+/// True while a lower throughput per replica may be the database's doing.
+pub(crate) fn in_doubt(memory: &SinkMemory) -> bool {
+    memory.trial.is_some() || memory.ceiling.as_ref().is_some_and(|ceiling| ceiling.active)
+}
