@@ -85,7 +85,7 @@ pub struct Batch {
     dead_letters: Vec<DeadLetter>,
     progress: Vec<Progress>,
     dead_letter_bytes: usize,
-    duplicates: u64,
+    duplicates: Vec<Row>,
     first_read: Option<Instant>,
 }
 
@@ -123,10 +123,10 @@ impl Batch {
         &self.progress
     }
 
-    /// Duplicates already removed inside the batch.
+    /// Rows that will not be written because their key is known already.
     #[must_use]
-    pub fn duplicates(&self) -> u64 {
-        self.duplicates
+    pub fn duplicates(&self) -> &[Row] {
+        &self.duplicates
     }
 
     /// When the first record was read.
@@ -201,16 +201,19 @@ impl Batch {
     /// never in a circle, and the unique index is written from left to right.
     pub fn sort_and_deduplicate(&mut self) {
         self.rows.sort_by_key(|row| row.key);
-        let before = self.rows.len();
-        self.rows.dedup_by_key(|row| row.key);
-        self.duplicates += (before - self.rows.len()) as u64;
+        let duplicates = &mut self.duplicates;
+        self.rows.dedup_by(|later, earlier| {
+            let same = later.key == earlier.key;
+            if same {
+                duplicates.push(*later);
+            }
+            same
+        });
     }
 
     /// Removes rows whose key satisfies `known`, as duplicates.
     pub fn remove_known(&mut self, known: impl Fn(&[u8; 16]) -> bool) {
-        let before = self.rows.len();
-        self.rows.retain(|row| !known(&row.key));
-        self.duplicates += (before - self.rows.len()) as u64;
+        self.duplicates.extend(self.rows.extract_if(.., |row| known(&row.key)));
     }
 
     /// Turns the row at `index` into a dead letter: PostgreSQL refused it.
@@ -238,6 +241,7 @@ impl Batch {
         }
         let kept: HashSet<i32> = self.progress.iter().map(|progress| progress.partition).collect();
         self.rows.retain(|row| kept.contains(&row.partition));
+        self.duplicates.retain(|row| kept.contains(&row.partition));
         self.dead_letters.retain(|letter| kept.contains(&letter.partition));
     }
 
@@ -249,7 +253,7 @@ impl Batch {
         self.dead_letters.clear();
         self.progress.clear();
         self.dead_letter_bytes = 0;
-        self.duplicates = 0;
+        self.duplicates.clear();
         self.first_read = None;
     }
 
@@ -357,9 +361,9 @@ mod tests {
         batch.sort_and_deduplicate();
         let offsets: Vec<_> = batch.rows().iter().map(|row| row.offset).collect();
         assert_eq!(offsets, [11, 10]);
-        assert_eq!(batch.duplicates(), 1);
+        assert_eq!(batch.duplicates().len(), 1);
         batch.remove_known(|key| key[0] == 1);
-        assert_eq!((batch.rows().len(), batch.duplicates()), (1, 2));
+        assert_eq!((batch.rows().len(), batch.duplicates().len()), (1, 2));
     }
 
     #[test]

@@ -25,6 +25,9 @@ const IDLE_CHECK: Duration = Duration::from_secs(5);
 /// A transaction that has no answer after this time is given up with its connection, and tried again on another.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// What the service of a record is called that could not be read.
+const UNKNOWN: &str = "unknown";
+
 /// A writer's belongings.
 pub struct Writer {
     /// Which of the slots is this writer's.
@@ -188,14 +191,15 @@ impl Writer {
         for (event_type, count) in &outcome.stored {
             metrics.stored.with_label_values(&[event_type_label(event_type)]).inc_by(*count);
         }
-        metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates());
+        metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates().len() as u64);
         for letter in batch.dead_letters() {
             metrics.dead_letter(letter.reason);
+            memory.labels.processed(metrics, "", UNKNOWN).inc();
         }
         let age = batch.first_read().map_or(0.0, |first| first.elapsed().as_secs_f64());
         let now = Utc::now().timestamp_millis();
         let (processing, end_to_end) = (metrics.processing.local(), metrics.end_to_end.local());
-        for row in batch.rows() {
+        for row in batch.rows().iter().chain(batch.duplicates()) {
             memory.labels.processed(metrics, batch.event_type(row), batch.service(row)).inc();
             processing.observe(age);
             if row.record_timestamp_millis >= 0 {
