@@ -1,12 +1,13 @@
 //! Events as a fleet of services would send them: seven types, few busy users and many quiet ones, some sent twice,
 //! some broken. The same seed gives the same bytes, and it is known exactly what was made.
 //!
-//! Making records is pure (no clock, no I/O); [`produce`] sends them to Kafka.
+//! Making records is pure (no clock, no I/O); [`produce`] sends them to Kafka, [`topic`] makes the place for them.
 
 mod counts;
 mod event;
 mod malformed;
 pub mod produce;
+pub mod topic;
 
 use std::collections::VecDeque;
 use std::time::Duration;

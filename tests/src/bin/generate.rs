@@ -1,14 +1,14 @@
 //! Fills a Kafka topic with believable events and says exactly what it sent.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Parser;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use testbed::generator::produce::{Target, produce};
-use testbed::generator::{Generator, Options};
+use testbed::generator::{Generator, Options, topic};
 use tokio_util::sync::CancellationToken;
 
 /// Fills a Kafka topic with believable events: seven types, duplicates and malformed records included.
@@ -18,9 +18,12 @@ struct Arguments {
     /// Kafka's bootstrap servers.
     #[arg(long, env = "KAFKA_BROKERS", default_value = "localhost:9092")]
     brokers: String,
-    /// The topic; it must exist.
+    /// The topic; it must exist, unless --create makes it.
     #[arg(long, env = "KAFKA_TOPIC", default_value = "user-events")]
     topic: String,
+    /// Create the topic first, with so many partitions.
+    #[arg(long, value_name = "PARTITIONS")]
+    create: Option<i32>,
     /// Partitions to spread users over; by default all that the topic has.
     #[arg(long)]
     partitions: Option<i32>,
@@ -62,10 +65,21 @@ fn property(text: &str) -> Result<(String, String), String> {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+#[allow(clippy::print_stderr)] // one line on standard error is how a command fails
+async fn main() -> ExitCode {
+    match perform().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("generate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn perform() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
-    let options = options(&arguments)?;
+    let options = options(&arguments).await?;
     let target = target(&arguments)?;
     let seed = options.seed;
     let stop = CancellationToken::new();
@@ -93,13 +107,10 @@ fn report(arguments: &Arguments, seed: u64, counts: &testbed::generator::Counts)
     Ok(())
 }
 
-fn options(arguments: &Arguments) -> anyhow::Result<Options> {
+async fn options(arguments: &Arguments) -> anyhow::Result<Options> {
     let spread = Duration::try_from_secs_f64(arguments.spread_hours * 3600.0)
         .with_context(|| format!("--spread-hours {} is no length of time", arguments.spread_hours))?;
-    let partitions = match arguments.partitions {
-        Some(partitions) => partitions,
-        None => partitions_of(arguments)?,
-    };
+    let partitions = partitions(arguments).await?;
     // A second is fine enough: two runs by hand are further apart.
     let seed = arguments.seed.unwrap_or_else(|| Utc::now().timestamp().unsigned_abs());
     Ok(Options {
@@ -110,6 +121,21 @@ fn options(arguments: &Arguments) -> anyhow::Result<Options> {
         duplicates: arguments.duplicates,
         malformed: arguments.malformed,
     })
+}
+
+async fn partitions(arguments: &Arguments) -> anyhow::Result<i32> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &arguments.brokers);
+    for (name, value) in &arguments.properties {
+        config.set(name, value);
+    }
+    match (arguments.create, arguments.partitions) {
+        (Some(partitions), _) => {
+            topic::create(&config, &arguments.topic, partitions).await.map(|()| partitions)
+        }
+        (None, Some(partitions)) => Ok(partitions),
+        (None, None) => topic::partitions(&config, &arguments.topic).await,
+    }
 }
 
 fn target(arguments: &Arguments) -> anyhow::Result<Target> {
@@ -124,24 +150,4 @@ fn target(arguments: &Arguments) -> anyhow::Result<Target> {
         dated_from: arguments.dated_from,
         properties: arguments.properties.clone(),
     })
-}
-
-fn partitions_of(arguments: &Arguments) -> anyhow::Result<i32> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &arguments.brokers);
-    for (name, value) in &arguments.properties {
-        config.set(name, value);
-    }
-    let client: BaseConsumer = config.create().context("cannot make a Kafka client")?;
-    let metadata = client
-        .fetch_metadata(Some(&arguments.topic), Duration::from_secs(10))
-        .with_context(|| format!("Kafka at {} does not answer", arguments.brokers))?;
-    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
-    anyhow::ensure!(
-        partitions > 0,
-        "topic {} does not exist on {}: create it first, or name another with --topic",
-        arguments.topic,
-        arguments.brokers
-    );
-    Ok(i32::try_from(partitions)?)
 }

@@ -9,9 +9,12 @@ mod queries;
 mod report;
 mod screen;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use testbed::generator::Options;
+use rdkafka::config::ClientConfig;
+use testbed::generator::{Options, topic};
 
 use place::Place;
 use report::Report;
@@ -45,14 +48,24 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    let mut screen = Screen::new();
+    match perform(&mut screen).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            screen.line(&format!("demo: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn perform(screen: &mut Screen) -> Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
-    let mut screen = Screen::new();
     match arguments.command {
-        Some(Command::Clean) => clean(&mut screen).await,
-        None => run(&mut screen, &arguments).await,
+        Some(Command::Clean) => clean(screen).await,
+        None => run(screen, &arguments).await,
     }
 }
 
@@ -70,7 +83,9 @@ async fn run(screen: &mut Screen, arguments: &Arguments) -> Result<()> {
 }
 
 async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Result<()> {
-    kafka::create_topic(&place.kafka, install::TOPIC, arguments.partitions).await?;
+    let mut kafka = ClientConfig::new();
+    kafka.set("bootstrap.servers", &place.kafka);
+    topic::create(&kafka, install::TOPIC, arguments.partitions).await?;
     screen.step("Operator installed from manifests/install", install::operator(place)).await?;
     let pipeline =
         screen.step("manifests/samples/user-events.yaml applied", install::pipeline(place)).await?;
