@@ -1,6 +1,8 @@
 //! Telemetry as a whole process shows it. Environment, panic hook and subscriber belong to a process, so each case runs
 //! in a child: this same test executable, told to run only [`child`].
 
+#![allow(clippy::unwrap_used)] // in a test, a failed unwrap is a failed test
+
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Output};
