@@ -10,6 +10,13 @@ what=${1:?"say what to prepare: programs or tests"}
 logs="${CARGO_TARGET_DIR:-target}/logs"
 mkdir -p "$logs"
 
+# What each needs of the test bed; the tests need all of it.
+case $what in
+  programs) parts=(pause kafka base-image containerd kubernetes) ;;
+  tests) mapfile -t parts < <(tests/setup/setup.sh --list) ;;
+  *) echo "cannot prepare '$what': say programs or tests" >&2; exit 2 ;;
+esac
+
 # The compilers of Go and Rust together have been seen to take about 4 GiB at their peaks.
 side_by_side_kib=$((6 * 1024 * 1024))
 
@@ -27,7 +34,6 @@ compile() {
       run_with_progress "$logs/build.log" cargo build --release --workspace --bins
       run_with_progress "$logs/tests.log" cargo test --release --workspace --no-run
       ;;
-    *) fail "cannot prepare '$what': say programs or tests" ;;
   esac
   say "done in $((SECONDS - began)) s"
 }
@@ -38,12 +44,12 @@ tests/setup/setup.sh debian
 available_kib=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo)
 if [ "$available_kib" -lt "$side_by_side_kib" ]; then
   say "less than 6 GiB of memory are free: one after the other"
-  tests/setup/setup.sh
+  tests/setup/setup.sh "${parts[@]}"
   compile
   exit
 fi
 
-tests/setup/setup.sh &
+tests/setup/setup.sh "${parts[@]}" &
 setup=$!
 # A failed compilation must not leave the other half running unseen.
 trap 'kill "$setup" 2>/dev/null || true' EXIT
