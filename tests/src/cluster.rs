@@ -7,7 +7,7 @@ mod parts;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Namespace, Node as NodeObject, ServiceAccount};
@@ -15,7 +15,9 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
+use crate::node::Entrance;
 use crate::process::{self, Process};
+use crate::together::Endpoints;
 use crate::{Node, cache, wait};
 use identity::Identity;
 
@@ -30,6 +32,7 @@ pub struct ClusterOptions {
 #[derive(Debug)]
 pub struct Cluster {
     kubeconfig: PathBuf,
+    entrance: Option<Entrance>,
     own: Option<Own>,
 }
 
@@ -57,20 +60,24 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub async fn start_on(node: Node, options: ClusterOptions) -> Result<Self> {
+        let began = Instant::now();
         let identity = Identity::create(&node)?;
         config::write(&node)?;
         let mut parts = parts::Parts::new(&node, &identity)?;
         parts.start_foundation(&options)?;
-        import(&node, &cache::part("pause")?.join("pause.tar"))
+        import(node.entrance(), &cache::part("pause")?.join("pause.tar"))
             .await
             .map_err(|error| parts.explain(error))?;
         let kubeconfig = identity.admin_kubeconfig();
         let client = connect(&kubeconfig).await?;
         api_server_ready(&client, &mut parts).await?;
+        tracing::info!("The Kubernetes API answers after {:.1} s", began.elapsed().as_secs_f32());
         parts.start_controllers()?;
         node_ready(&client, &mut parts).await?;
+        tracing::info!("The Kubernetes node is ready after {:.1} s", began.elapsed().as_secs_f32());
         let parts = parts.into_processes();
-        Ok(Self { kubeconfig, own: Some(Own { node, _parts: parts }) })
+        let entrance = Some(node.entrance());
+        Ok(Self { kubeconfig, entrance, own: Some(Own { node, _parts: parts }) })
     }
 
     /// Uses the cluster that a kubeconfig's current context names, and leaves it running.
@@ -80,7 +87,13 @@ impl Cluster {
     pub fn existing(kubeconfig: impl Into<PathBuf>) -> Result<Self> {
         let kubeconfig = kubeconfig.into();
         ensure!(kubeconfig.is_file(), "there is no kubeconfig {}", kubeconfig.display());
-        Ok(Self { kubeconfig, own: None })
+        Ok(Self { kubeconfig, entrance: None, own: None })
+    }
+
+    /// Uses the cluster that `testbed up` keeps, and leaves it running.
+    #[must_use]
+    pub fn running(endpoints: &Endpoints) -> Self {
+        Self { kubeconfig: endpoints.kubeconfig.clone(), entrance: Some(endpoints.entrance), own: None }
     }
 
     /// The kubeconfig of an administrator.
@@ -132,11 +145,11 @@ impl Cluster {
     /// Puts the images of a docker archive on the node, so that no pod needs to pull them.
     ///
     /// # Errors
-    /// When the cluster is not our own, or the archive is no image.
+    /// When the cluster is a user's own, or the archive is no image.
     pub async fn load_image(&self, archive: &Path) -> Result<()> {
-        let node =
-            self.node().context("images can be put on our own cluster only: push them to a registry")?;
-        import(node, archive).await
+        let entrance =
+            self.entrance.context("images can be put on our own cluster only: push them to a registry")?;
+        import(entrance, archive).await
     }
 
     /// Creates a namespace in which pods can be created at once.
@@ -144,8 +157,22 @@ impl Cluster {
     /// # Errors
     /// When it exists already.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        self.create_namespace_with(name, &[]).await
+    }
+
+    /// Like [`Cluster::create_namespace`] with the Pod Security level "restricted": pods that ask for more are refused.
+    ///
+    /// # Errors
+    /// When it exists already.
+    pub async fn create_restricted_namespace(&self, name: &str) -> Result<()> {
+        self.create_namespace_with(name, &[("pod-security.kubernetes.io/enforce", "restricted")]).await
+    }
+
+    async fn create_namespace_with(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
         let client = self.client().await?;
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let metadata =
+            ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
         let namespace = Namespace { metadata, ..Namespace::default() };
         Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
         // Pods are refused before the controller has made the namespace's service account.
@@ -186,7 +213,7 @@ async fn connect(kubeconfig: &Path) -> Result<Client> {
 }
 
 /// Retries while containerd is starting.
-async fn import(node: &Node, archive: &Path) -> Result<()> {
+async fn import(node: Entrance, archive: &Path) -> Result<()> {
     ensure!(archive.is_file(), "there is no image archive {}", archive.display());
     let ctr = cache::part("containerd")?.join("ctr");
     let containerd_answers = || {

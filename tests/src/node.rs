@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Process};
 use crate::run::{self, Run};
@@ -68,19 +69,17 @@ impl Node {
         self.run.path()
     }
 
+    /// What other processes need to run commands inside the node.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        Entrance { process: self.init.id() }
+    }
+
     /// A command that runs inside the node.
     #[must_use]
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let namespaces = format!("/proc/{}/ns", self.init.id());
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={namespaces}/net")).arg(format!("--mount={namespaces}/mnt"));
-        command
-            .arg(format!("--cgroup={namespaces}/cgroup"))
-            .arg(format!("--pid={namespaces}/pid_for_children"));
-        command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
-        command
+        self.entrance().command(program)
     }
-
     /// Starts a server inside the node; its log is `<name>.log` in the node's folder.
     ///
     /// # Errors
@@ -128,6 +127,27 @@ impl Node {
             run_words(Command::new(&ip), line).await?;
         }
         Ok(())
+    }
+}
+
+/// The way into a node that this or another process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entrance {
+    process: u32,
+}
+
+impl Entrance {
+    /// A command that runs inside the node.
+    #[must_use]
+    pub fn command(self, program: impl AsRef<Path>) -> Command {
+        let namespaces = format!("/proc/{}/ns", self.process);
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={namespaces}/net")).arg(format!("--mount={namespaces}/mnt"));
+        command
+            .arg(format!("--cgroup={namespaces}/cgroup"))
+            .arg(format!("--pid={namespaces}/pid_for_children"));
+        command.arg("--").arg(program.as_ref()).stdin(Stdio::null());
+        command
     }
 }
 
@@ -193,9 +213,11 @@ fn take_number() -> Result<(Addresses, File)> {
     let folder = run::root().join("nodes");
     std::fs::create_dir_all(&folder)?;
     for number in 0..Addresses::COUNT {
-        let lock = File::create(folder.join(number.to_string()))?;
-        if lock.try_lock().is_ok() {
-            return Ok((Addresses::new(number), lock));
+        let (lock, addresses) = (File::create(folder.join(number.to_string()))?, Addresses::new(number));
+        // The lock keeps apart the nodes of one user and one temporary folder, the device tells of any others.
+        let device = Path::new("/sys/class/net").join(addresses.link());
+        if lock.try_lock().is_ok() && !device.exists() {
+            return Ok((addresses, lock));
         }
     }
     bail!("all {} node networks are in use", Addresses::COUNT)

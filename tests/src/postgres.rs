@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
@@ -47,6 +47,7 @@ impl Postgres {
     /// # Errors
     /// When it does not start; the error holds the end of its log.
     pub async fn start(options: PostgresOptions) -> Result<Self> {
+        let began = Instant::now();
         let run = Run::new("postgres")?;
         let programs = find_programs(Path::new("/usr/lib/postgresql"))?;
         let pod_address = options.pod_address;
@@ -55,6 +56,7 @@ impl Postgres {
         std::fs::write(server.data().join("postgresql.auto.conf"), server.settings(&options))?;
         server.restart().await?;
         server.create_database(NAME).await?;
+        tracing::info!("PostgreSQL answers after {:.1} s", began.elapsed().as_secs_f32());
         Ok(server)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::node::Entrance;
 use crate::{Cluster, ClusterOptions, Kafka, KafkaOptions, Node, Postgres, PostgresOptions, run};
 
 /// What a test wants of each; the addresses for pods are filled in.
@@ -62,6 +63,7 @@ impl Testbed {
                 .url_for_pods()
                 .context("PostgreSQL has no address for pods")?,
             kubeconfig: self.cluster.kubeconfig().to_owned(),
+            entrance: self.cluster.node().context("the cluster is not our own")?.entrance(),
         })
     }
 }
@@ -81,6 +83,8 @@ pub struct Endpoints {
     pub database_url_for_pods: String,
     /// An administrator's kubeconfig.
     pub kubeconfig: PathBuf,
+    /// The way into the node, for [`Cluster::running`].
+    pub entrance: Entrance,
 }
 
 impl Endpoints {

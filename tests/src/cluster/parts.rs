@@ -56,6 +56,8 @@ impl<'a> Parts<'a> {
         self.flag(&mut manager, "root-ca-file", "ca.crt");
         self.flag(&mut manager, "service-account-private-key-file", "service-account.key");
         manager.args(["--leader-elect=false", "--use-service-account-credentials=true"]);
+        // Every so often the controller lifts the taint of nodes that have become ready; the default is 5 s.
+        manager.arg("--node-monitor-period=500ms");
         self.spawn("kube-controller-manager", manager)?;
 
         let mut scheduler = self.kubernetes_command("kube-scheduler");

@@ -115,9 +115,28 @@ async fn a_pod_reaches_the_cluster_and_the_servers_and_nothing_is_left() -> Resu
     }
 
     let began = Instant::now();
-    let traces = support::Traces::of(&testbed);
+    let traces = support::Traces::of(&endpoints, &support::node_folder(&endpoints)?)?;
     drop(testbed);
     println!("the end: {:.1} s", began.elapsed().as_secs_f32());
+    assert_eq!(traces.left(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_owner_takes_everything_along() -> Result<()> {
+    let mut owner = support::Owner::start().await?;
+    let endpoints = owner.endpoints().await?;
+    let traces = support::Traces::of(&endpoints, &owner.root())?;
+    owner.kill()?;
+    wait::until("all processes and mounts are gone", SOON, || async {
+        Ok(traces.in_the_kernel().is_empty().then_some(()))
+    })
+    .await
+    .with_context(|| format!("left: {:?}", traces.in_the_kernel()))?;
+    // Folders stay after a crash, until the next test bed of the same owner starts or `testbed down` is called.
+    assert!(traces.folder_exists());
+    owner.clean()?;
+    assert!(!traces.folder_exists());
     assert_eq!(traces.left(), Vec::<String>::new());
     Ok(())
 }

@@ -1,16 +1,19 @@
 //! What the test of the test bed needs: an image with a shell, a pod that looks around, and a look for remains.
 
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
+use tempfile::TempDir;
 use testbed::together::Endpoints;
-use testbed::{Cluster, Testbed, cache, process, run, wait};
+use testbed::{Cluster, cache, process, run, wait};
 
 const SHELL_IMAGE: &str = "analyticspipeline.dev/shell:1";
 
@@ -64,45 +67,127 @@ pub(crate) async fn run_pod(cluster: &Cluster, namespace: &str, script: &str) ->
     Ok(())
 }
 
+/// Another process that holds a test bed, in a temporary folder of its own.
+pub(crate) struct Owner {
+    folder: TempDir,
+    process: Child,
+}
+
+impl Owner {
+    pub(crate) async fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // PostgreSQL's user must get through.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        let mut command = testbed_command(folder.path());
+        command.arg("serve").stdin(Stdio::null()).stderr(File::create(folder.path().join("log"))?);
+        Ok(Self { process: command.spawn()?, folder })
+    }
+
+    pub(crate) async fn endpoints(&mut self) -> Result<Endpoints> {
+        let record = self.root().join("up.json");
+        let log = self.folder.path().join("log");
+        let up = wait::until("the other test bed is up", Duration::from_secs(120), || async {
+            Ok(Some(serde_json::from_str(&std::fs::read_to_string(&record)?)?))
+        });
+        up.await.with_context(|| process::tail(&log))
+    }
+
+    /// Kills the process as a person would who has lost patience.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Lets `testbed down` remove the folders.
+    pub(crate) fn clean(&self) -> Result<()> {
+        ensure!(testbed_command(self.folder.path()).arg("down").stdout(Stdio::null()).status()?.success());
+        Ok(())
+    }
+
+    /// Where its test beds have their folders.
+    pub(crate) fn root(&self) -> PathBuf {
+        let own = run::root();
+        self.folder.path().join(own.file_name().unwrap_or_default())
+    }
+}
+
+fn testbed_command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    command.env("TMPDIR", folder);
+    command
+}
+
 /// Everything by which a test bed could be found after its end.
 pub(crate) struct Traces {
     folder: PathBuf,
-    cgroup: String,
-    link: PathBuf,
+    node: PathBuf,
+    address: String,
 }
 
 impl Traces {
-    pub(crate) fn of(testbed: &Testbed) -> Self {
-        let node = testbed.cluster.node().expect("the cluster is our own");
-        let name = node.folder().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let link = Path::new("/sys/class/net").join(node.addresses().link());
-        assert!(link.exists(), "the wire is where the test looks for it");
-        Self { folder: node.folder().to_owned(), cgroup: name, link }
+    /// Of a test bed whose servers name `folder` or what is in it in their arguments.
+    pub(crate) fn of(endpoints: &Endpoints, folder: &Path) -> Result<Self> {
+        let node = node_folder(endpoints)?;
+        let address = endpoints.kafka_for_pods.split(':').next().context("Kafka has an address")?.to_owned();
+        let traces = Self { folder: folder.to_owned(), node, address };
+        ensure!(!traces.processes().is_empty(), "the servers cannot be found while they run");
+        ensure!(traces.in_the_kernel().len() > traces.processes().len(), "the address cannot be found");
+        Ok(traces)
     }
 
-    /// What is left of it: processes by their command line, mounts, folders, cgroups, the wire.
+    /// What is left of it anywhere.
     pub(crate) fn left(&self) -> Vec<String> {
-        let folder = self.folder.to_string_lossy().into_owned();
-        let mut left = Vec::new();
-        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
-            if arguments.contains(&folder) {
-                left.push(format!("process {}", arguments));
-            }
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
-        let cgroups = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-        let cgroups =
-            cgroups.flat_map(|entry| std::fs::read_dir(entry.path()).into_iter().flatten().flatten());
-        let own = cgroups.filter(|entry| entry.file_name().to_string_lossy().contains(&self.cgroup));
-        left.extend(own.map(|entry| format!("cgroup {}", entry.path().display())));
-        for path in [&self.folder, &self.link] {
-            left.extend(path.exists().then(|| path.display().to_string()));
-        }
-        let root = run::root();
-        assert!(root.is_dir(), "the root of all runs stays");
+        let mut left = self.in_the_kernel();
+        let name = self.node.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let controllers = entries(Path::new("/sys/fs/cgroup"));
+        let cgroups = controllers.iter().flat_map(|controller| entries(controller));
+        left.extend(cgroups.map(|path| path.display().to_string()).filter(|path| path.contains(&name)));
+        left.extend(self.folder_exists().then(|| self.node.display().to_string()));
         left
     }
+
+    pub(crate) fn folder_exists(&self) -> bool {
+        self.node.exists()
+    }
+
+    /// What is left of it but files.
+    pub(crate) fn in_the_kernel(&self) -> Vec<String> {
+        let mut left = self.processes();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let folder = self.folder.to_string_lossy();
+        left.extend(
+            mounts.lines().filter(|line| line.contains(folder.as_ref())).map(|line| format!("mount {line}")),
+        );
+        let addresses = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+        left.extend(addresses.contains(&self.address).then(|| format!("address {}", self.address)));
+        left
+    }
+
+    /// Processes that name the folder, and those that see its mounts.
+    fn processes(&self) -> Vec<String> {
+        let folder = self.folder.to_string_lossy();
+        let mut found = Vec::new();
+        for process in entries(Path::new("/proc")) {
+            let read = |file: &str| std::fs::read(process.join(file)).unwrap_or_default();
+            let (arguments, mounts) = (read("cmdline"), read("mounts"));
+            let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+            if arguments.contains(folder.as_ref())
+                || String::from_utf8_lossy(&mounts).contains(folder.as_ref())
+            {
+                found.push(format!("process {arguments}"));
+            }
+        }
+        found
+    }
+}
+
+/// The folder of the node, which holds the kubeconfig.
+pub(crate) fn node_folder(endpoints: &Endpoints) -> Result<PathBuf> {
+    let found = endpoints.kubeconfig.ancestors().nth(2);
+    found.map(Path::to_owned).context("the kubeconfig lies in the node's folder")
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
