@@ -1,2 +1,53 @@
-//! Entry point.
-fn main() {}
+//! The controller's binary.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use analytics_controller::args::{Cli, Command};
+use analytics_runtime::telemetry::{self, LogOptions};
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Some(Command::Crd) => print_crd(),
+        None => serve(cli).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A log line would be lost when it is logging that failed.
+            let _ = writeln!(std::io::stderr(), "analytics-controller: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_crd() -> Result<(), Box<dyn std::error::Error>> {
+    let yaml = analytics_controller::crd_yaml()?;
+    std::io::stdout().write_all(yaml.as_bytes())?;
+    Ok(())
+}
+
+async fn serve(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
+    analytics_runtime::tls::install_crypto_provider();
+    let log = LogOptions { level: cli.settings.log_level.clone(), format: cli.settings.log_format };
+    let telemetry = telemetry::init("analytics-controller", env!("CARGO_PKG_VERSION"), &log)?;
+    let outcome = analytics_controller::run(cli.settings).await;
+    telemetry.shutdown();
+    Ok(outcome?)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}

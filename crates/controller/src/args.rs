@@ -1,0 +1,97 @@
+//! The command line.
+
+use std::time::Duration;
+
+use analytics_runtime::telemetry::LogFormat;
+use clap::{Args, Parser, Subcommand};
+
+/// Runs AnalyticsPipelines on Kubernetes: makes their consumers, keeps them as described and scales them by lag.
+#[derive(Debug, Parser)]
+#[command(name = "analytics-controller", version, about, max_term_width = 110)]
+pub struct Cli {
+    /// What to do; without a command the controller runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of the controller.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Commands beside running the controller.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the CustomResourceDefinition as YAML and exit.
+    Crd,
+}
+
+/// Settings of the controller, each as a flag or a variable of the environment.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Image of consumers and migrations whose pipeline names none; normally the image of the controller itself.
+    #[arg(long, env = "CONSUMER_IMAGE")]
+    pub consumer_image: Option<String>,
+    /// Namespace whose pipelines are looked after; empty for all namespaces.
+    #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
+    pub watch_namespace: String,
+    /// Port of /health, /livez, /readyz and /metrics.
+    #[arg(long, env = "METRICS_PORT", default_value_t = 9090)]
+    pub metrics_port: u16,
+    /// Seconds from one look at the lag of a pipeline to the next.
+    #[arg(long, env = "POLL_INTERVAL_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub poll_interval_seconds: u64,
+    /// Seconds after which an unanswered request to Kafka counts as failed.
+    #[arg(long, env = "KAFKA_TIMEOUT_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub kafka_timeout_seconds: u64,
+    /// Most pipelines that are worked on at the same time.
+    #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// Namespace of the Lease by which one controller leads; unset: the pod's own namespace, or no election outside a cluster.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// Name of the Lease by which one controller leads.
+    #[arg(long, env = "LEASE_NAME", default_value = "analytics-controller")]
+    pub lease_name: String,
+    /// Name of this controller in the Lease and in Events; unset: the host name, which in a pod is the pod's name.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+    /// Log level or filter, for example `info` or `info,analytics_controller=debug`.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Log format: text or json.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Time from one look at the lag of a pipeline to the next.
+    #[must_use]
+    pub fn poll_interval(&self) -> Duration {
+        Duration::from_secs(self.poll_interval_seconds)
+    }
+
+    /// Time after which an unanswered request to Kafka counts as failed.
+    #[must_use]
+    pub fn kafka_timeout(&self) -> Duration {
+        Duration::from_secs(self.kafka_timeout_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_has_to_be_set() {
+        let cli = Cli::try_parse_from(["analytics-controller"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.settings.poll_interval(), Duration::from_secs(5));
+        assert_eq!(cli.settings.metrics_port, 9090);
+    }
+}

@@ -1,0 +1,111 @@
+//! What every reconcile works with.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use analytics_api::AnalyticsPipeline;
+use kube::Client;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::Store;
+
+use crate::args::Settings;
+use crate::kafka::{Clients, LagError, Reading};
+use crate::metrics::Metrics;
+use crate::pipeline::{Applied, Sample};
+use crate::secrets::Secrets;
+use crate::watches::Stores;
+
+/// A pipeline as the watch delivers it: one that cannot be read does not stop the others.
+pub(crate) type Pipeline = DeserializeGuard<AnalyticsPipeline>;
+
+/// What every reconcile works with.
+pub(crate) struct Context {
+    /// Connection to the API server.
+    pub(crate) client: Client,
+    /// Settings of the controller.
+    pub(crate) settings: Settings,
+    /// All pipelines, for the search of conflicts.
+    pub(crate) pipelines: Store<Pipeline>,
+    /// Objects made for pipelines, as the watches see them.
+    pub(crate) stores: Stores,
+    /// Referenced Secrets.
+    pub(crate) secrets: Secrets,
+    /// Kafka clients.
+    pub(crate) kafka: Clients,
+    /// HTTP client for the consumers' metrics.
+    pub(crate) http: reqwest::Client,
+    /// Writes Events.
+    pub(crate) recorder: Recorder,
+    /// Metrics of the controller.
+    pub(crate) metrics: Metrics,
+    /// What is remembered of each pipeline, by uid.
+    pub(crate) memories: Memories,
+}
+
+/// What is remembered of a pipeline between two reconciles. All of it can be lost: a restart reads the scaling state from the
+/// status and does the rest again.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// State of the autoscaler.
+    pub(crate) scaling: Option<autoscaler::State>,
+    /// The last reading of Kafka and when it was made.
+    pub(crate) reading: Option<(Instant, Result<Reading, LagError>)>,
+    /// The last decision.
+    pub(crate) decision: Option<autoscaler::Decision>,
+    /// The last sample of each consumer's counters, by pod.
+    pub(crate) samples: HashMap<String, Sample>,
+    /// What was applied, by kind and name.
+    pub(crate) applied: HashMap<(String, String), Applied>,
+    /// When the status was last written.
+    pub(crate) status_written: Option<Instant>,
+    /// Failed reconciles in a row.
+    pub(crate) failures: u32,
+    /// Namespace and name, for the removal of its metrics.
+    pub(crate) name: (String, String),
+}
+
+/// What is remembered of all pipelines.
+#[derive(Default)]
+pub(crate) struct Memories {
+    by_uid: Mutex<HashMap<String, Memory>>,
+}
+
+impl Memories {
+    /// Takes the memory of a pipeline out; at most one reconcile works on a pipeline at a time.
+    pub(crate) fn take(&self, uid: &str) -> Memory {
+        self.lock().remove(uid).unwrap_or_default()
+    }
+
+    /// Puts it back.
+    pub(crate) fn put(&self, uid: &str, memory: Memory) {
+        self.lock().insert(uid.to_owned(), memory);
+    }
+
+    /// Forgets all pipelines for which `exists` is false, and gives back their names.
+    pub(crate) fn forget_unless(&self, exists: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.lock().extract_if(|uid, _| !exists(uid)).map(|(_, memory)| memory.name).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Context {
+    /// Forgets pipelines that are gone: their memory and their metrics.
+    pub(crate) fn sweep(self: &Arc<Self>) {
+        let living: std::collections::HashSet<String> = self
+            .pipelines
+            .state()
+            .iter()
+            .filter_map(|pipeline| kube::ResourceExt::uid(pipeline.as_ref()))
+            .collect();
+        for (namespace, name) in self.memories.forget_unless(|uid| living.contains(uid)) {
+            self.metrics.remove_pipeline(&namespace, &name);
+            let user = kube::runtime::reflector::ObjectRef::new(&name).within(&namespace);
+            self.secrets.keep_only(&user, &std::collections::BTreeSet::new());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Events: what a person wants to read in `kubectl describe`, on transitions only.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::runtime::events::{Event, EventType};
+
+use crate::conditions;
+
+/// Conditions whose turning False is worth an Event.
+const TELLING_WHEN_FALSE: [&str; 4] =
+    [conditions::READY, conditions::RECONCILED, conditions::MIGRATED, conditions::LAG_AVAILABLE];
+/// Conditions whose turning True is worth an Event.
+const TELLING_WHEN_TRUE: [&str; 5] = [
+    conditions::SUSPENDED,
+    conditions::SCALING_LIMITED,
+    conditions::STALLED,
+    conditions::HOT_PARTITION,
+    conditions::SINK_SATURATED,
+];
+/// Longest note that the API server accepts.
+const NOTE_BYTES: usize = 1024;
+
+/// Events that tell how conditions changed. Nothing is told twice: when Ready turns False for the reason of another condition,
+/// only that one speaks.
+pub(crate) fn between(old: &[Condition], new: &[Condition]) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for condition in new.iter().rev() {
+        let before = old.iter().find(|before| before.type_ == condition.type_);
+        if before.is_some_and(|before| before.status == condition.status && before.reason == condition.reason)
+        {
+            continue;
+        }
+        let Some(event) = told(before, condition) else { continue };
+        if !events.iter().any(|earlier| earlier.reason == event.reason) {
+            events.push(event);
+        }
+    }
+    events
+}
+
+fn told(before: Option<&Condition>, condition: &Condition) -> Option<Event> {
+    let name = condition.type_.as_str();
+    let flipped = before.is_some_and(|before| before.status != condition.status);
+    match condition.status.as_str() {
+        "False" if TELLING_WHEN_FALSE.contains(&name) => {
+            // Starting up and being stopped on purpose are no failures.
+            let expected = [
+                conditions::reasons::CONSUMERS_NOT_READY,
+                conditions::reasons::MIGRATION_RUNNING,
+                conditions::reasons::SUSPENDED,
+            ];
+            let quiet = expected.contains(&condition.reason.as_str());
+            (!quiet).then(|| event(EventType::Warning, &condition.reason, "Reconcile", &condition.message))
+        }
+        "True" if TELLING_WHEN_TRUE.contains(&name) => {
+            let type_ = if name == conditions::SUSPENDED { EventType::Normal } else { EventType::Warning };
+            let reason = if name == conditions::SUSPENDED { "Suspended" } else { name };
+            Some(event(type_, reason, "Reconcile", &condition.message))
+        }
+        "False" if name == conditions::SUSPENDED && flipped => {
+            Some(event(EventType::Normal, "Resumed", "Reconcile", &condition.message))
+        }
+        "True" if name == conditions::READY => {
+            Some(event(EventType::Normal, "Ready", "Reconcile", &condition.message))
+        }
+        _ => None,
+    }
+}
+
+/// The Event that tells of a change of the number of consumers.
+pub(crate) fn scaled(from: i32, to: i32, explanation: &str) -> Event {
+    let reason = match (from, to) {
+        (_, 0) => "ScaledToZero",
+        (0, _) => "ScaledFromZero",
+        (from, to) if to > from => "ScaledUp",
+        _ => "ScaledDown",
+    };
+    event(EventType::Normal, reason, "Scale", &format!("Consumers {from} -> {to}: {explanation}"))
+}
+
+fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
+    let end = note.floor_char_boundary(NOTE_BYTES);
+    Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note[..end].to_owned()),
+        action: action.to_owned(),
+        secondary: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::conditions::{Verdict, follow, reasons};
+
+    fn conditions(verdicts: &[Verdict]) -> Vec<Condition> {
+        follow(&[], verdicts, 1, &Time(jiff::Timestamp::UNIX_EPOCH))
+    }
+
+    fn reasons_of(old: &[Verdict], new: &[Verdict]) -> Vec<String> {
+        between(&conditions(old), &conditions(new)).into_iter().map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn only_transitions_are_told_and_each_once() {
+        let bad = [
+            Verdict::no(conditions::READY, reasons::SECRET_NOT_FOUND, "x"),
+            Verdict::no(conditions::RECONCILED, reasons::SECRET_NOT_FOUND, "x"),
+        ];
+        let good = [
+            Verdict::yes(conditions::READY, reasons::CONSUMERS_READY, "y"),
+            Verdict::yes(conditions::RECONCILED, reasons::AS_EXPECTED, "y"),
+        ];
+        assert_eq!(reasons_of(&[], &bad), ["SecretNotFound"]);
+        assert_eq!(reasons_of(&bad, &bad), [""; 0]);
+        assert_eq!(reasons_of(&bad, &good), ["Ready"]);
+    }
+
+    #[test]
+    fn suspending_and_resuming_are_told_and_are_no_failures() {
+        let running = [Verdict::no(conditions::SUSPENDED, reasons::NOT_SUSPENDED, "x")];
+        let stopped = [
+            Verdict::yes(conditions::SUSPENDED, reasons::SUSPENDED, "x"),
+            Verdict::no(conditions::READY, reasons::SUSPENDED, "x"),
+        ];
+        assert_eq!(reasons_of(&[], &running), [""; 0]);
+        assert_eq!(reasons_of(&running, &stopped), ["Suspended"]);
+        assert_eq!(reasons_of(&stopped, &running), ["Resumed"]);
+    }
+
+    #[test]
+    fn a_change_of_scale_says_from_where_to_where() {
+        let table =
+            [(0, 4, "ScaledFromZero"), (4, 8, "ScaledUp"), (8, 4, "ScaledDown"), (4, 0, "ScaledToZero")];
+        for (from, to, reason) in table {
+            let event = scaled(from, to, "because");
+            assert_eq!(event.reason, reason);
+            assert_eq!(event.note.unwrap(), format!("Consumers {from} -> {to}: because"));
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut_to_what_the_api_server_accepts() {
+        assert_eq!(scaled(1, 2, &"ü".repeat(2000)).note.unwrap().len(), 1024);
+    }
+}

@@ -1,0 +1,51 @@
+//! The controller's look at Kafka: committed offsets, log ends and the state of the group. It consumes nothing and joins no group.
+
+mod clients;
+mod error;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use autoscaler::{GroupState, PartitionObservation};
+
+pub(crate) use clients::Clients;
+pub(crate) use error::LagError;
+
+/// How to reach the topic and group of one pipeline.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// Brokers to begin with, `host:port` separated by commas.
+    pub(crate) brokers: String,
+    /// Name of the topic.
+    pub(crate) topic: String,
+    /// Name of the consumer group.
+    pub(crate) group: String,
+    /// Settings of librdkafka, name to value, passwords among them.
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Settings hold passwords and keys.
+        formatter
+            .debug_struct("Connection")
+            .field("brokers", &self.brokers)
+            .field("topic", &self.topic)
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was read of a topic and a group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    /// Partitions of the topic.
+    pub(crate) partition_count: u32,
+    /// Offsets of each partition.
+    pub(crate) partitions: Vec<PartitionObservation>,
+    /// State of the group.
+    pub(crate) group: GroupState,
+    /// Members of the group, if it could be described.
+    pub(crate) group_members: Option<u32>,
+}

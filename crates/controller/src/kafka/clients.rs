@@ -1,0 +1,197 @@
+//! The Kafka clients of the controller: one for each cluster, credentials and group, shared by the pipelines that have all
+//! of these in common. (librdkafka asks for committed offsets of the client's own group only.)
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+
+use super::error::Reported;
+use super::{Connection, LagError, Reading, reader};
+
+/// A client that no pipeline has used for this long is closed.
+const IDLE: Duration = Duration::from_secs(600);
+/// How many errors of its own a client remembers.
+const REMEMBERED: usize = 16;
+
+pub(super) type Client = BaseConsumer<Listener>;
+
+/// The Kafka clients of the controller.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    timeout: Duration,
+    open: Arc<Mutex<HashMap<blake3::Hash, Entry>>>,
+}
+
+struct Entry {
+    client: Arc<Client>,
+    used: Instant,
+}
+
+impl Clients {
+    /// No client yet; each request may take `timeout`.
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { timeout, open: Arc::default() }
+    }
+
+    /// Reads offsets and group of a pipeline. librdkafka blocks, so it happens on a thread for that.
+    pub(crate) async fn read(&self, connection: &Connection) -> Result<Reading, LagError> {
+        let (clients, connection) = (self.clone(), connection.clone());
+        let brokers = connection.brokers.clone();
+        tokio::task::spawn_blocking(move || {
+            clients.close_idle();
+            let client = clients.client(&connection)?;
+            reader::read(&client, &connection, clients.timeout)
+        })
+        .await
+        .unwrap_or_else(|error| Err(LagError::Failed { brokers, detail: error.to_string() }))
+    }
+
+    fn client(&self, connection: &Connection) -> Result<Arc<Client>, LagError> {
+        let settings = settings(connection);
+        let key = fingerprint(&settings);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = open.get_mut(&key) {
+            entry.used = Instant::now();
+            return Ok(Arc::clone(&entry.client));
+        }
+        let client = Arc::new(self::open(&settings)?);
+        open.insert(key, Entry { client: Arc::clone(&client), used: Instant::now() });
+        Ok(client)
+    }
+
+    fn close_idle(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (keep, close): (HashMap<_, _>, HashMap<_, _>) = open
+            .drain()
+            .partition(|(_, entry)| entry.used.elapsed() < IDLE || Arc::strong_count(&entry.client) > 1);
+        *open = keep;
+        // Closing a client takes a moment; others need not wait for it.
+        drop(open);
+        drop(close);
+    }
+}
+
+// Only the text of a setting's error is wanted: its value may be a password or a key.
+fn detail(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, text, name, _) => format!("{name}: {text}"),
+        other => other.to_string(),
+    }
+}
+
+// The pipeline's own settings first: what the controller sets stands above them.
+fn settings(connection: &Connection) -> BTreeMap<String, String> {
+    let mut settings = connection.settings.clone();
+    for (name, value) in [
+        ("bootstrap.servers", connection.brokers.as_str()),
+        ("group.id", &connection.group),
+        ("client.id", "analytics-controller"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("allow.auto.create.topics", "false"),
+        // Consumers see committed records only, so the end that matters is the last stable offset.
+        ("isolation.level", "read_committed"),
+        ("log.connection.close", "false"),
+        // Nothing is consumed here, so there is no need to keep an eye on the topics in between.
+        ("topic.metadata.refresh.interval.ms", "-1"),
+        ("reconnect.backoff.max.ms", "2000"),
+    ] {
+        settings.insert(name.to_owned(), value.to_owned());
+    }
+    settings
+}
+
+fn open(settings: &BTreeMap<String, String>) -> Result<Client, LagError> {
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Error);
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+    Client::from_config_and_context(&config, Listener::default())
+        .map_err(|error| LagError::InvalidSettings { detail: detail(&error) })
+}
+
+// Over the settings themselves: a ClientConfig shows passwords as stars only, and a new password needs a new client.
+fn fingerprint(settings: &BTreeMap<String, String>) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (name, value) in settings {
+        for part in [name, value] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+    }
+    hasher.finalize()
+}
+
+/// Collects what a client reports on its own.
+#[derive(Default)]
+pub(super) struct Listener {
+    reported: Mutex<Vec<Reported>>,
+}
+
+impl Listener {
+    pub(super) fn take(&self) -> Vec<Reported> {
+        std::mem::take(&mut self.reported.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn note(&self, error: &KafkaError, detail: &str) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() == REMEMBERED {
+            reported.remove(0);
+        }
+        reported.push(Reported { code, detail: detail.to_owned() });
+    }
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "Kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client");
+        self.note(&error, reason);
+    }
+}
+
+impl ConsumerContext for Listener {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(brokers: &str, group: &str, password: &str) -> Connection {
+        Connection {
+            brokers: brokers.into(),
+            topic: "t".into(),
+            group: group.into(),
+            settings: [("sasl.password".to_owned(), password.to_owned())].into(),
+        }
+    }
+
+    /// A thousand pipelines on one cluster must not mean a thousand connections, and a new password needs a new one.
+    #[test]
+    fn clients_are_shared_by_cluster_credentials_and_group() {
+        let key = |connection: &Connection| fingerprint(&settings(connection));
+        let one = connection("a:1", "g", "x");
+        assert_eq!(key(&one), key(&Connection { topic: "other".into(), ..one.clone() }));
+        assert_ne!(key(&one), key(&connection("b:1", "g", "x")));
+        assert_ne!(key(&one), key(&connection("a:1", "h", "x")));
+        assert_ne!(key(&one), key(&connection("a:1", "g", "y")));
+    }
+
+    #[test]
+    fn a_setting_that_librdkafka_refuses_is_named_without_its_value() {
+        let mut bad = connection("a:1", "g", "x");
+        bad.settings = [("fetch.max.bytes".to_owned(), "plenty".to_owned())].into();
+        let Err(error) = Clients::new(Duration::from_secs(1)).client(&bad) else { panic!("accepted") };
+        assert_eq!(error.reason(), "KafkaSettingsInvalid");
+        assert!(error.to_string().contains("fetch.max.bytes"), "{error}");
+    }
+}

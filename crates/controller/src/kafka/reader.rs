@@ -1,0 +1,202 @@
+//! Reading the lag of one group on one topic.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use autoscaler::{CommittedOffset, GroupState, PartitionObservation};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::clients::Client;
+use super::error::classify;
+use super::{Connection, LagError, Reading};
+
+/// Reads partitions, committed offsets and log ends, in this order: a commit that comes between makes the lag look larger,
+/// never negative. Each of them is one request for all partitions (per broker).
+pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) -> Result<Reading, LagError> {
+    read_offsets(client, connection, timeout)
+        .map(|(count, partitions)| {
+            let (group, group_members) = read_group(client, &connection.group, timeout);
+            client.context().take();
+            Reading { partition_count: count, partitions, group, group_members }
+        })
+        .map_err(|error| {
+            listen(client);
+            classify(&error, &client.context().take(), connection)
+        })
+}
+
+fn read_offsets(
+    client: &Client,
+    connection: &Connection,
+    timeout: Duration,
+) -> Result<(u32, Vec<PartitionObservation>), KafkaError> {
+    let topic = connection.topic.as_str();
+    let numbers = partition_numbers(client, topic, timeout)?;
+    let committed = offsets(&client.committed_offsets(list(topic, &numbers, Offset::Invalid)?, timeout)?);
+    let ends = offsets(&client.offsets_for_times(list(topic, &numbers, Offset::End)?, timeout)?);
+    let fresh: Vec<_> =
+        numbers.iter().copied().filter(|number| committed.get(number) == Some(&Offset::Invalid)).collect();
+    let starts = if fresh.is_empty() {
+        HashMap::new()
+    } else {
+        offsets(&client.offsets_for_times(list(topic, &fresh, Offset::Beginning)?, timeout)?)
+    };
+    let partitions = numbers
+        .iter()
+        .map(|number| PartitionObservation {
+            partition: *number,
+            log_start: starts.get(number).and_then(position),
+            log_end: ends.get(number).and_then(position),
+            committed: match committed.get(number) {
+                Some(Offset::Offset(offset)) => CommittedOffset::At(*offset),
+                Some(Offset::Invalid) => CommittedOffset::Never,
+                _ => CommittedOffset::Unknown,
+            },
+            lag_seconds: None,
+        })
+        .collect();
+    Ok((u32::try_from(numbers.len()).unwrap_or(u32::MAX), partitions))
+}
+
+fn partition_numbers(client: &Client, topic: &str, timeout: Duration) -> Result<Vec<i32>, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), timeout)?;
+    let unknown = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+    let found =
+        metadata.topics().iter().find(|candidate| candidate.name() == topic).ok_or(unknown.clone())?;
+    if let Some(error) = found.error() {
+        return Err(KafkaError::MetadataFetch(error.into()));
+    }
+    let mut numbers: Vec<_> = found.partitions().iter().map(|partition| partition.id()).collect();
+    numbers.sort_unstable();
+    if numbers.is_empty() { Err(unknown) } else { Ok(numbers) }
+}
+
+fn list(topic: &str, numbers: &[i32], offset: Offset) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(numbers.len());
+    for number in numbers {
+        list.add_partition_offset(topic, *number, offset)?;
+    }
+    Ok(list)
+}
+
+// A partition with an error is left out, which makes it unknown.
+fn offsets(list: &TopicPartitionList) -> HashMap<i32, Offset> {
+    list.elements()
+        .iter()
+        .filter(|element| element.error().is_ok())
+        .map(|element| (element.partition(), element.offset()))
+        .collect()
+}
+
+fn position(offset: &Offset) -> Option<i64> {
+    match offset {
+        Offset::Offset(offset) => Some(*offset),
+        _ => None,
+    }
+}
+
+// What the group does is welcome, not needed: without it the autoscaler goes by the Deployment alone.
+fn read_group(client: &Client, group: &str, timeout: Duration) -> (GroupState, Option<u32>) {
+    let Ok(groups) = client.fetch_group_list(Some(group), timeout) else {
+        return (GroupState::Unknown, None);
+    };
+    let Some(found) = groups.groups().iter().find(|candidate| candidate.name() == group) else {
+        return (GroupState::Dead, Some(0));
+    };
+    let members = u32::try_from(found.members().len()).ok();
+    match found.state() {
+        "Stable" => (GroupState::Stable, members),
+        "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling" => {
+            (GroupState::Rebalancing, members)
+        }
+        "Empty" => (GroupState::Empty, Some(0)),
+        // A group that is listed and yet described as dead is one of the new protocol (KIP-848), which this request
+        // knows nothing about.
+        _ => (GroupState::Unknown, None),
+    }
+}
+
+// Errors that a client reports on its own arrive when it is polled; without them a wrong password looks like a time-out.
+fn listen(client: &Client) {
+    let until = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < until {
+        if let Some(Err(error)) = client.poll(Duration::from_millis(50)) {
+            client.context().note(&error, &error.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rdkafka::config::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, CommitMode};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::super::Clients;
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn connection(brokers: &str, topic: &str) -> Connection {
+        Connection {
+            brokers: brokers.into(),
+            topic: topic.into(),
+            group: "shop".into(),
+            settings: BTreeMap::new(),
+        }
+    }
+
+    fn produce(brokers: &str, topic: &str, partition: i32, count: usize) {
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        for _ in 0..count {
+            let record = BaseRecord::<(), str>::to(topic).partition(partition).payload("x");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(TIMEOUT).unwrap();
+    }
+
+    fn commit(brokers: &str, topic: &str, partition: i32, offset: i64) {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "shop").create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        consumer.commit(&list, CommitMode::Sync).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn committed_offsets_and_log_ends_are_read_for_all_partitions() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("clicks", 3, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        produce(&brokers, "clicks", 0, 10);
+        produce(&brokers, "clicks", 1, 5);
+        commit(&brokers, "clicks", 0, 4);
+
+        let reading = Clients::new(TIMEOUT).read(&connection(&brokers, "clicks")).await.unwrap();
+
+        assert_eq!(reading.partition_count, 3);
+        let seen: Vec<_> =
+            reading.partitions.iter().map(|p| (p.partition, p.committed, p.log_start, p.log_end)).collect();
+        assert_eq!(
+            seen,
+            [
+                (0, CommittedOffset::At(4), None, Some(10)),
+                (1, CommittedOffset::Never, Some(0), Some(5)),
+                (2, CommittedOffset::Never, Some(0), Some(0)),
+            ]
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn brokers_that_are_not_there_are_unreachable_and_not_without_lag() {
+        let clients = Clients::new(Duration::from_millis(500));
+        let error = clients.read(&connection("127.0.0.1:1", "clicks")).await.unwrap_err();
+        assert_eq!(error.reason(), "KafkaUnreachable", "{error}");
+        assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Metrics of the controller.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Metrics of the controller; registered once, shared by all parts.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    reconciles: IntCounterVec,
+    reconcile_seconds: Histogram,
+    errors: IntCounterVec,
+    writes: IntCounterVec,
+    scale_decisions: IntCounterVec,
+    lag_read_failures: IntCounterVec,
+    lag_events: IntGaugeVec,
+    lag_seconds: IntGaugeVec,
+    replicas: IntGaugeVec,
+    leader: IntGauge,
+    lease_failures: IntCounter,
+}
+
+const PIPELINE: [&str; 2] = ["namespace", "pipeline"];
+
+impl Metrics {
+    /// Makes the metrics and registers them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            reconciles: counters(
+                "analytics_controller_reconciles_total",
+                "Reconciles, by result (ok or error).",
+                &["result"],
+            )?,
+            reconcile_seconds: Histogram::with_opts(
+                HistogramOpts::new(
+                    "analytics_controller_reconcile_seconds",
+                    "Duration of a reconcile, in seconds.",
+                )
+                .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+            )?,
+            errors: counters(
+                "analytics_controller_errors_total",
+                "Failed steps of a reconcile, by category.",
+                &["category"],
+            )?,
+            writes: counters(
+                "analytics_controller_writes_total",
+                "Writes to the API server, by kind of object.",
+                &["kind"],
+            )?,
+            scale_decisions: counters(
+                "analytics_controller_scale_decisions_total",
+                "Changes of the number of consumers, by direction (up or down).",
+                &["direction"],
+            )?,
+            lag_read_failures: counters(
+                "analytics_controller_lag_read_failures_total",
+                "Attempts to read lag from Kafka that failed, by reason.",
+                &["reason"],
+            )?,
+            lag_events: gauges(
+                "analytics_pipeline_lag_events",
+                "Events that wait in the topic; absent while not known.",
+                &PIPELINE,
+            )?,
+            lag_seconds: gauges(
+                "analytics_pipeline_lag_seconds",
+                "Longest wait of an event, in seconds; absent while not known.",
+                &PIPELINE,
+            )?,
+            replicas: gauges(
+                "analytics_pipeline_replicas",
+                "Consumers of a pipeline, by state (desired, existing or ready).",
+                &["namespace", "pipeline", "state"],
+            )?,
+            leader: IntGauge::new("analytics_controller_leader", "1 while this controller leads, else 0.")?,
+            lease_failures: IntCounter::new(
+                "analytics_controller_lease_failures_total",
+                "Attempts to read or write the Lease that failed.",
+            )?,
+        };
+        metrics.add_to(registry)?;
+        Ok(metrics)
+    }
+
+    fn add_to(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.reconciles.clone()))?;
+        registry.register(Box::new(self.reconcile_seconds.clone()))?;
+        registry.register(Box::new(self.errors.clone()))?;
+        registry.register(Box::new(self.writes.clone()))?;
+        registry.register(Box::new(self.scale_decisions.clone()))?;
+        registry.register(Box::new(self.lag_read_failures.clone()))?;
+        registry.register(Box::new(self.lag_events.clone()))?;
+        registry.register(Box::new(self.lag_seconds.clone()))?;
+        registry.register(Box::new(self.replicas.clone()))?;
+        registry.register(Box::new(self.leader.clone()))?;
+        registry.register(Box::new(self.lease_failures.clone()))
+    }
+
+    /// A reconcile has ended.
+    pub(crate) fn reconciled(&self, took: Duration, error: Option<&'static str>) {
+        self.reconciles.with_label_values(&[if error.is_none() { "ok" } else { "error" }]).inc();
+        self.reconcile_seconds.observe(took.as_secs_f64());
+        if let Some(category) = error {
+            self.errors.with_label_values(&[category]).inc();
+        }
+    }
+
+    /// Something failed outside a reconcile.
+    pub(crate) fn failed(&self, category: &str) {
+        self.errors.with_label_values(&[category]).inc();
+    }
+
+    /// An object was written.
+    pub(crate) fn wrote(&self, kind: &str) {
+        self.writes.with_label_values(&[kind]).inc();
+    }
+
+    /// The number of consumers was changed.
+    pub(crate) fn scaled(&self, from: i32, to: i32) {
+        self.scale_decisions.with_label_values(&[if to > from { "up" } else { "down" }]).inc();
+    }
+
+    /// Lag could not be read.
+    pub(crate) fn lag_read_failed(&self, reason: &str) {
+        self.lag_read_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// What is known of the lag; `None` removes the series, because unknown is not zero.
+    pub(crate) fn set_lag(&self, namespace: &str, name: &str, events: Option<i64>, seconds: Option<i64>) {
+        set(&self.lag_events, &[namespace, name], events);
+        set(&self.lag_seconds, &[namespace, name], seconds);
+    }
+
+    /// Consumers of a pipeline.
+    pub(crate) fn set_replicas(&self, namespace: &str, name: &str, desired: i32, existing: i32, ready: i32) {
+        for (state, count) in [("desired", desired), ("existing", existing), ("ready", ready)] {
+            self.replicas.with_label_values(&[namespace, name, state]).set(count.into());
+        }
+    }
+
+    /// A pipeline is gone.
+    pub(crate) fn remove_pipeline(&self, namespace: &str, name: &str) {
+        self.set_lag(namespace, name, None, None);
+        for state in ["desired", "existing", "ready"] {
+            // An error says only that there was no such series.
+            let _ = self.replicas.remove_label_values(&[namespace, name, state]);
+        }
+    }
+
+    /// Whether this controller leads.
+    pub(crate) fn set_leader(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// The Lease could not be read or written.
+    pub(crate) fn lease_failed(&self) {
+        self.lease_failures.inc();
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn set(gauge: &IntGaugeVec, labels: &[&str], value: Option<i64>) {
+    match value {
+        Some(value) => gauge.with_label_values(labels).set(value),
+        None => {
+            // An error says only that there was no such series.
+            let _ = gauge.remove_label_values(labels);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dashboard that shows the lag of a deleted pipeline for ever, or zero for unknown, misleads.
+    #[test]
+    fn series_go_with_their_pipeline_and_with_knowledge() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        metrics.set_lag("shop", "clicks", Some(7), None);
+        metrics.set_replicas("shop", "clicks", 3, 2, 1);
+        assert!(text().contains(r#"analytics_pipeline_lag_events{namespace="shop",pipeline="clicks"} 7"#));
+        assert!(!text().contains("analytics_pipeline_lag_seconds{"));
+        metrics.set_lag("shop", "clicks", None, None);
+        assert!(!text().contains("analytics_pipeline_lag_events{"));
+        metrics.remove_pipeline("shop", "clicks");
+        assert!(!text().contains("clicks"));
+    }
+}

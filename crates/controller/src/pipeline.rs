@@ -1,0 +1,224 @@
+//! One pipeline, from its description to what runs it.
+
+mod apply;
+mod build;
+mod dereference;
+#[cfg(test)]
+mod fixtures;
+mod hash;
+mod migrate;
+mod observe;
+mod policy;
+mod scale;
+mod scrape;
+mod status;
+mod validate;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use analytics_api::{AnalyticsPipeline, labels};
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::context::{Context, Memory, Pipeline};
+use crate::error::Error;
+use crate::events;
+pub(crate) use apply::Applied;
+use apply::Extent;
+use migrate::Migration;
+use observe::Fleet;
+pub(crate) use scrape::Sample;
+use status::Report;
+use validate::{Refusal, ValidatedPipeline};
+
+/// Longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Brings one pipeline to what is described. What goes wrong becomes a condition; an error is only what could not even be said.
+pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> Result<Action, Error> {
+    let pipeline = match &object.0 {
+        Ok(pipeline) if pipeline.metadata.deletion_timestamp.is_none() => pipeline,
+        // Everything goes by its owner references; there is nothing to wait for.
+        Ok(_) => return Ok(Action::await_change()),
+        Err(invalid) => {
+            tracing::warn!(
+                pipeline = object.name_any(),
+                namespace = object.namespace(),
+                error = invalid.error,
+                "A pipeline cannot be read"
+            );
+            context.metrics.failed("unreadable");
+            return Ok(Action::await_change());
+        }
+    };
+    let started = Instant::now();
+    let uid = pipeline.uid().unwrap_or_default();
+    let mut memory = context.memories.take(&uid);
+    memory.name = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    let outcome = run(pipeline, &context, &mut memory).await;
+    let error = outcome.as_ref().err().map(Error::category);
+    context.metrics.reconciled(started.elapsed(), error);
+    memory.failures = if error.is_some() { memory.failures.saturating_add(1) } else { 0 };
+    let pause = pause(context.settings.poll_interval(), memory.failures, &uid);
+    context.memories.put(&uid, memory);
+    if let Err(error) = outcome {
+        tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), %error, "Reconciling failed; trying again");
+    }
+    Ok(Action::requeue(pause))
+}
+
+/// What to do with an error of [`reconcile`] itself; it has none that it does not handle.
+pub(crate) fn error_policy(_: Arc<Pipeline>, _: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(LONGEST_PAUSE)
+}
+
+async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) -> Result<(), Error> {
+    let mut report = Report {
+        fleet: observe::fleet(context, &memory.name.0, &memory.name.1),
+        verdicts: vec![verdict::suspended(pipeline.spec.suspend)],
+        ..Report::default()
+    };
+    report.desired = report.fleet.spec;
+    let outcome = bring_about(pipeline, context, memory, &mut report).await;
+    if let Err(error) = &outcome {
+        report.verdicts.extend(verdict::failed(error));
+    }
+    let written = tell(pipeline, &report, context, memory).await;
+    outcome.and(written)
+}
+
+async fn bring_about(
+    pipeline: &AnalyticsPipeline,
+    context: &Context,
+    memory: &mut Memory,
+    report: &mut Report,
+) -> Result<(), Error> {
+    scale::recall(pipeline, memory);
+    // Reads referenced Secrets.
+    let references = dereference::run(pipeline, &context.secrets).await?;
+    // Pure.
+    let valid = match validated(pipeline, &references, context) {
+        Ok(valid) => valid,
+        Err(refusal) => return refuse(pipeline, &refusal, context, report).await,
+    };
+    // Reads Kafka and the consumers' metrics.
+    let seen = observe::run(&valid, &report.fleet, context, memory).await;
+    // Pure.
+    let scale = scale::run(&valid, &report.fleet, &seen, memory);
+    let objects = build::run(&valid, scale.replicas);
+    let job = migrate::job_name(&valid.name, &build::migration_hash(&valid));
+    let migration = migration(&valid, &job, context);
+    report.verdicts.extend(verdict::running(&valid, &report.fleet, &seen.reading, &scale, &migration, &job));
+    report.desired = scale.replicas;
+    report.partitions =
+        seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
+    report.decision = scale.decision;
+    // Writes.
+    let extent = if migration.allows_consumers() { Extent::All } else { Extent::Migration };
+    report.scaled = extent == Extent::All && report.fleet.exists && report.fleet.spec != scale.replicas;
+    apply::run(&valid, objects, extent, context, memory).await
+}
+
+fn validated(
+    pipeline: &AnalyticsPipeline,
+    references: &dereference::References,
+    context: &Context,
+) -> Result<ValidatedPipeline, Refusal> {
+    let all = context.pipelines.state();
+    let others: Vec<_> = all.iter().filter_map(|other| other.0.as_ref().ok()).collect();
+    validate::run(pipeline, references, &others, context.settings.consumer_image.as_deref())
+}
+
+// Consumers that run are left alone, unless they would disturb another pipeline or shall stop anyway.
+async fn refuse(
+    pipeline: &AnalyticsPipeline,
+    refusal: &Refusal,
+    context: &Context,
+    report: &mut Report,
+) -> Result<(), Error> {
+    report.verdicts.extend(verdict::refused(refusal, &report.fleet));
+    if (refusal.stop || pipeline.spec.suspend) && report.fleet.spec > 0 {
+        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        apply::set_replicas(&context.client, &namespace, &labels::consumer_name(&name), 0).await?;
+        report.desired = 0;
+    }
+    Ok(())
+}
+
+fn migration(pipeline: &ValidatedPipeline, job: &str, context: &Context) -> Migration {
+    if pipeline.spec.suspend {
+        return Migration::NotWanted;
+    }
+    let reference = kube::runtime::reflector::ObjectRef::new(job).within(&pipeline.namespace);
+    let trouble = observe::pods(context, &pipeline.namespace, &pipeline.name, "migration")
+        .iter()
+        .filter(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
+        .find_map(|pod| observe::trouble(pod));
+    migrate::progress(context.stores.jobs.get(&reference).as_deref(), trouble)
+}
+
+// Status first, then what follows from it: Events and metrics.
+async fn tell(
+    pipeline: &AnalyticsPipeline,
+    report: &Report,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    let old = pipeline.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+    let status = status::write(pipeline, report, context, memory).await?;
+    let mut events = events::between(&old, &status.conditions);
+    let Fleet { spec, existing, ready, .. } = report.fleet;
+    if report.scaled {
+        context.metrics.scaled(spec, report.desired);
+        let explanation =
+            report.decision.as_ref().map_or("as asked for", |decision| decision.explanation.as_str());
+        events.push(events::scaled(spec, report.desired, explanation));
+    }
+    let reference = kube::Resource::object_ref(pipeline, &());
+    for event in &events {
+        tracing::info!(
+            pipeline = memory.name.1,
+            namespace = memory.name.0,
+            reason = event.reason,
+            note = event.note,
+            "Event"
+        );
+        if let Err(error) = context.recorder.publish(event, &reference).await {
+            // An Event is a courtesy; the status has it all.
+            tracing::warn!(%error, "An Event could not be written");
+        }
+    }
+    let lag = status.lag.as_ref();
+    context.metrics.set_lag(
+        &memory.name.0,
+        &memory.name.1,
+        lag.map(|lag| lag.events),
+        lag.and_then(|lag| lag.seconds),
+    );
+    context.metrics.set_replicas(&memory.name.0, &memory.name.1, report.desired, existing, ready);
+    Ok(())
+}
+
+// The interval, longer after failures, and different by up to a fifth for each pipeline, so that they do not all come at once.
+fn pause(interval: Duration, failures: u32, uid: &str) -> Duration {
+    let pause = interval.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE.max(interval));
+    let share = f64::from(u32::from(blake3::hash(uid.as_bytes()).as_bytes()[0])) / 255.0;
+    pause.mul_f64(0.9 + 0.2 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_failures_and_are_bounded() {
+        let interval = Duration::from_secs(5);
+        let seconds = |failures| pause(interval, failures, "uid").as_secs_f64();
+        assert!((4.5..=5.5).contains(&seconds(0)), "{}", seconds(0));
+        assert!(seconds(1) > 1.5 * seconds(0));
+        assert!(seconds(100) <= 66.0);
+        assert_ne!(pause(interval, 0, "a"), pause(interval, 0, "b"), "not all at once");
+    }
+}

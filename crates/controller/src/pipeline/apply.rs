@@ -1,0 +1,251 @@
+//! The only writer of the objects that run a pipeline: server-side apply with one field manager.
+//!
+//! What was applied and has not changed since is not applied again: a quiet pipeline costs the API server nothing.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::build::Objects;
+use super::hash::Hasher;
+use super::migrate;
+use super::validate::ValidatedPipeline;
+use crate::context::{Context, Memory};
+use crate::error::Error;
+
+/// Who owns the fields that the controller sets.
+pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
+
+/// What was applied, and which version of the object came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applied {
+    wanted: String,
+    version: Version,
+}
+
+/// Tells whether an object's wanted part has changed: its generation, or for kinds without one its resource version.
+type Version = Option<String>;
+
+/// What part of the objects is to be applied now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All: the migration is through, or nobody waits for it.
+    All,
+    /// What the migration needs; consumers that run go on as they are.
+    Migration,
+}
+
+/// Applies the objects. (client required)
+///
+/// Order: the ServiceAccount that pods name, then the migration; configuration before the Deployment that mounts it; the
+/// Deployment last. A field that is new in [`Objects`] does not compile until it is applied here.
+pub(crate) async fn run(
+    pipeline: &ValidatedPipeline,
+    objects: Objects,
+    extent: Extent,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    let Objects { service_account, config_map, service, budget, migration, deployment } = objects;
+    let stores = &context.stores;
+    let mut writer = Writer { pipeline, context, memory };
+    writer.apply(&service_account, &stores.service_accounts).await?;
+    if !pipeline.spec.suspend {
+        writer.create_once(&migration, &stores.jobs).await?;
+        writer.delete_outdated_jobs(&migration.name_any()).await?;
+    }
+    if extent == Extent::Migration {
+        return Ok(());
+    }
+    writer.apply(&config_map, &stores.config_maps).await?;
+    writer.apply(&service, &stores.services).await?;
+    match budget {
+        Some(budget) => writer.apply(&budget, &stores.budgets).await?,
+        None => writer.delete_budget().await?,
+    }
+    writer.apply(&deployment, &stores.deployments).await
+}
+
+/// Sets the replicas of the Deployment and leaves all else as it is. (client required)
+pub(crate) async fn set_replicas(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    replicas: i32,
+) -> Result<(), Error> {
+    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(name, &parameters, &patch).await.map(|_| ()).map_err(|source| Error::Apply {
+        kind: "Deployment".to_owned(),
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+struct Writer<'a> {
+    pipeline: &'a ValidatedPipeline,
+    context: &'a Context,
+    memory: &'a mut Memory,
+}
+
+impl Writer<'_> {
+    async fn apply<K, S>(&mut self, object: &K, store: &Store<S>) -> Result<(), Error>
+    where
+        K: Object,
+        S: Resource<DynamicType = ()> + Clone + Debug,
+    {
+        let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
+        let wanted = fingerprint(object);
+        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        let key = (kind.clone(), name.clone());
+        if let (Some(applied), Some(seen)) = (self.memory.applied.get(&key), &seen)
+            && applied.wanted == wanted
+            && applied.version == version(seen.meta())
+        {
+            return Ok(());
+        }
+        let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
+        self.make_sure_it_is_ours(&api, &kind, &name, seen.as_deref().map(Resource::meta)).await?;
+        let written = api
+            .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
+            .await
+            .map_err(|source| Error::Apply {
+                kind: kind.clone(),
+                name: name.clone(),
+                source: Box::new(source),
+            })?;
+        self.context.metrics.wrote(&kind);
+        self.memory.applied.insert(key, Applied { wanted, version: version(written.meta()) });
+        Ok(())
+    }
+
+    // A Job cannot be changed once it is made.
+    async fn create_once<K: Object>(&mut self, object: &K, store: &Store<K>) -> Result<(), Error> {
+        let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
+        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        if let Some(seen) = seen {
+            return self.check_owner(&kind, &name, seen.meta());
+        }
+        let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
+        let parameters =
+            PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&parameters, object).await {
+            Ok(_) => {
+                self.context.metrics.wrote(&kind);
+                Ok(())
+            }
+            // It is there, and the watch has not told yet.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            Err(source) => Err(Error::Apply { kind, name, source: Box::new(source) }),
+        }
+    }
+
+    // Server-side apply would take over a foreign object of the same name without a word.
+    async fn make_sure_it_is_ours<K: Object>(
+        &self,
+        api: &Api<K>,
+        kind: &str,
+        name: &str,
+        seen: Option<&kube::api::ObjectMeta>,
+    ) -> Result<(), Error> {
+        if let Some(metadata) = seen {
+            return self.check_owner(kind, name, metadata);
+        }
+        let found = api.get_metadata_opt(name).await.map_err(|source| Error::Read {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
+        found.map_or(Ok(()), |found| self.check_owner(kind, name, &found.metadata))
+    }
+
+    fn check_owner(&self, kind: &str, name: &str, metadata: &kube::api::ObjectMeta) -> Result<(), Error> {
+        let owners = metadata.owner_references.as_deref().unwrap_or_default();
+        let owner = &self.pipeline.owner;
+        if owners.iter().any(|candidate| candidate.uid == owner.uid) {
+            return Ok(());
+        }
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        let leftover =
+            owners.iter().any(|candidate| candidate.kind == owner.kind && candidate.name == owner.name);
+        Err(if leftover { Error::Leftover { kind, name } } else { Error::Foreign { kind, name } })
+    }
+
+    async fn delete_budget(&mut self) -> Result<(), Error> {
+        let name = analytics_api::labels::consumer_name(&self.pipeline.name);
+        let seen = self.context.stores.budgets.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        let Some(seen) = seen.filter(|seen| self.check_owner("", "", &seen.metadata).is_ok()) else {
+            return Ok(());
+        };
+        let api = Api::<k8s_openapi::api::policy::v1::PodDisruptionBudget>::namespaced(
+            self.context.client.clone(),
+            &self.pipeline.namespace,
+        );
+        let kind = "PodDisruptionBudget".to_owned();
+        self.memory.applied.remove(&(kind.clone(), name.clone()));
+        delete(&api, &kind, &seen.name_any()).await
+    }
+
+    async fn delete_outdated_jobs(&mut self, current: &str) -> Result<(), Error> {
+        let namespace = &self.pipeline.namespace;
+        let jobs = self.context.stores.jobs.state();
+        let jobs = jobs.iter().map(AsRef::as_ref).filter(|job| job.namespace().as_ref() == Some(namespace));
+        let api = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(self.context.client.clone(), namespace);
+        for name in migrate::outdated(jobs, current, &self.pipeline.owner.uid) {
+            delete(&api, "Job", &name).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn delete<K: Object>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Error> {
+    match api.delete(name, &DeleteParams::background()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => {
+            Err(Error::Delete { kind: kind.to_owned(), name: name.to_owned(), source: Box::new(source) })
+        }
+    }
+}
+
+/// What all kinds of objects here have in common.
+trait Object:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + Sync
+{
+}
+
+impl<K> Object for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Serialize
+        + Send
+        + Sync
+{
+}
+
+fn fingerprint(object: &impl Serialize) -> String {
+    let mut hasher = Hasher::new();
+    // An object that has no JSON form cannot be sent either, and that is where the error is told.
+    hasher.add(&serde_json::to_string(object).unwrap_or_default());
+    hasher.finish()
+}
+
+fn version(metadata: &kube::api::ObjectMeta) -> Version {
+    metadata.generation.map(|generation| generation.to_string()).or_else(|| metadata.resource_version.clone())
+}

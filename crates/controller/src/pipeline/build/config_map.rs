@@ -1,0 +1,133 @@
+//! The ConfigMap: the consumer's settings that are no secret, as its environment wants them.
+
+use std::collections::BTreeMap;
+
+use analytics_api::{DeduplicationMode, LogFormat, OnOffsetGap, StartFrom, Tombstones, labels};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::METRICS_PORT;
+use super::container::{DATABASE_CA_FILE, KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE};
+use super::metadata::{self, Component};
+use crate::pipeline::policy::CONNECTIONS_PER_REPLICA;
+use crate::pipeline::validate::ValidatedPipeline;
+
+pub(super) fn build(pipeline: &ValidatedPipeline) -> ConfigMap {
+    let mut data = BTreeMap::new();
+    for (name, value) in source(pipeline).into_iter().chain(sink(pipeline)).chain(rest(pipeline)) {
+        data.insert(name.to_owned(), value);
+    }
+    ConfigMap {
+        metadata: metadata::object(pipeline, labels::consumer_name(&pipeline.name), Component::Consumer),
+        data: Some(data),
+        ..ConfigMap::default()
+    }
+}
+
+type Settings = Vec<(&'static str, String)>;
+
+fn source(pipeline: &ValidatedPipeline) -> Settings {
+    let (source, security) = (&pipeline.spec.source, &pipeline.spec.source.security);
+    let mut settings = vec![
+        ("KAFKA_BROKERS", source.bootstrap_servers.clone()),
+        ("KAFKA_TOPIC", source.topic.clone()),
+        ("KAFKA_GROUP_ID", source.group_id.clone()),
+        ("KAFKA_START_FROM", start_from(source.start_from).to_owned()),
+        ("KAFKA_ON_OFFSET_GAP", on_offset_gap(source.on_offset_gap).to_owned()),
+        ("KAFKA_SECURITY_PROTOCOL", security.protocol.as_str().to_owned()),
+    ];
+    if let Some(mechanism) = security.mechanism {
+        settings.push(("KAFKA_SASL_MECHANISM", mechanism.as_str().to_owned()));
+    }
+    if security.ca_secret_ref.is_some() {
+        settings.push(("KAFKA_SSL_CA_FILE", KAFKA_CA_FILE.to_owned()));
+    }
+    if security.client_certificate_secret_ref.is_some() {
+        settings.push(("KAFKA_SSL_CERTIFICATE_FILE", KAFKA_CERTIFICATE_FILE.to_owned()));
+        settings.push(("KAFKA_SSL_KEY_FILE", KAFKA_KEY_FILE.to_owned()));
+    }
+    if !source.properties.is_empty() {
+        let lines: Vec<_> = source.properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        settings.push(("KAFKA_PROPERTIES", lines.join("\n")));
+    }
+    settings
+}
+
+fn sink(pipeline: &ValidatedPipeline) -> Settings {
+    let (sink, delivery) = (&pipeline.spec.sink, &pipeline.spec.delivery);
+    let mut settings = vec![
+        ("DATABASE_TABLE", sink.table.clone()),
+        ("DATABASE_CONNECTIONS", CONNECTIONS_PER_REPLICA.to_string()),
+        // The migration Job does the work; consumers only make sure that it was done.
+        ("DATABASE_MIGRATIONS", "check".to_owned()),
+        ("DEDUPLICATION_MODE", deduplication(delivery.deduplication.mode).to_owned()),
+        ("DEAD_LETTER_TABLE", delivery.dead_letters.table.clone()),
+        ("TOMBSTONES", tombstones(delivery.tombstones).to_owned()),
+        ("BATCH_MAX_EVENTS", delivery.batch.max_events.to_string()),
+        ("BATCH_MAX_BYTES", delivery.batch.max_bytes.to_string()),
+        ("EVENT_MAX_BYTES", delivery.max_event_bytes.to_string()),
+    ];
+    if let Some(name) = &delivery.deduplication.name {
+        settings.push(("DEDUPLICATION_NAME", name.clone()));
+    }
+    if sink.ca_secret_ref.is_some() {
+        settings.push(("DATABASE_CA_FILE", DATABASE_CA_FILE.to_owned()));
+    }
+    settings
+}
+
+fn rest(pipeline: &ValidatedPipeline) -> Settings {
+    let consumer = &pipeline.spec.consumer;
+    let mut settings = vec![
+        ("METRICS_PORT", METRICS_PORT.to_string()),
+        ("SHUTDOWN_TIMEOUT_SECONDS", consumer.shutdown_timeout_seconds.to_string()),
+        ("LOG_LEVEL", consumer.log_level.clone()),
+        ("LOG_FORMAT", log_format(consumer.log_format).to_owned()),
+    ];
+    if let Some(tracing) = &pipeline.spec.telemetry.tracing {
+        settings.push(("OTEL_EXPORTER_OTLP_ENDPOINT", tracing.endpoint.clone()));
+        settings.push(("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()));
+        settings.push(("OTEL_TRACES_SAMPLER_ARG", tracing.sample_ratio.clone()));
+        let attributes =
+            format!("k8s.namespace.name={},analytics.pipeline={}", pipeline.namespace, pipeline.name);
+        settings.push(("OTEL_RESOURCE_ATTRIBUTES", attributes));
+    }
+    settings
+}
+
+const fn start_from(value: StartFrom) -> &'static str {
+    match value {
+        StartFrom::Earliest => "earliest",
+        StartFrom::Latest => "latest",
+    }
+}
+
+const fn on_offset_gap(value: OnOffsetGap) -> &'static str {
+    match value {
+        OnOffsetGap::Fail => "fail",
+        OnOffsetGap::Earliest => "earliest",
+        OnOffsetGap::Latest => "latest",
+    }
+}
+
+const fn deduplication(value: DeduplicationMode) -> &'static str {
+    match value {
+        DeduplicationMode::None => "none",
+        DeduplicationMode::Content => "content",
+        DeduplicationMode::Header => "header",
+        DeduplicationMode::Field => "field",
+    }
+}
+
+const fn tombstones(value: Tombstones) -> &'static str {
+    match value {
+        Tombstones::DeadLetter => "dead-letter",
+        Tombstones::Skip => "skip",
+    }
+}
+
+const fn log_format(value: LogFormat) -> &'static str {
+    match value {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}

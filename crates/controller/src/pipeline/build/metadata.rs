@@ -1,0 +1,66 @@
+//! Names and labels.
+
+use std::collections::BTreeMap;
+
+use analytics_api::labels;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+
+use crate::pipeline::validate::ValidatedPipeline;
+
+/// What a pod is for; its selector label.
+#[derive(Clone, Copy)]
+pub(super) enum Component {
+    Consumer,
+    Migration,
+}
+
+impl Component {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Migration => "migration",
+        }
+    }
+}
+
+/// Metadata of an object that goes with the pipeline.
+pub(super) fn object(pipeline: &ValidatedPipeline, name: String, component: Component) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(pipeline.namespace.clone()),
+        labels: Some(all(&pipeline.name, component)),
+        owner_references: Some(vec![pipeline.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Labels of an object or a pod.
+pub(super) fn all(pipeline: &str, component: Component) -> BTreeMap<String, String> {
+    let mut labels = selecting(pipeline, component);
+    labels.insert(labels::LABEL_MANAGED_BY.to_owned(), labels::MANAGED_BY.to_owned());
+    labels.insert(labels::LABEL_PART_OF.to_owned(), labels::PART_OF.to_owned());
+    labels
+}
+
+/// Selector of the consumers, for the objects that need one.
+pub(super) fn consumers(pipeline: &str) -> LabelSelector {
+    LabelSelector { match_labels: Some(selecting(pipeline, Component::Consumer)), ..LabelSelector::default() }
+}
+
+/// Selector of the consumers as one string, for the scale subresource.
+pub(crate) fn selector(pipeline: &str) -> String {
+    let pairs: Vec<_> = selecting(pipeline, Component::Consumer)
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
+}
+
+// A selector cannot be changed later, so it holds only what never changes.
+fn selecting(pipeline: &str, component: Component) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (labels::LABEL_NAME.to_owned(), labels::APP_NAME.to_owned()),
+        (labels::LABEL_INSTANCE.to_owned(), pipeline.to_owned()),
+        (labels::LABEL_COMPONENT.to_owned(), component.as_str().to_owned()),
+    ])
+}

@@ -1,0 +1,41 @@
+//! Reads what a pipeline refers to. No judgement here: a missing Secret is a fact for validation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use analytics_api::AnalyticsPipeline;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+
+use crate::error::Error;
+use crate::secrets::{Content, Secrets};
+
+/// The Secrets that a pipeline names; `None` for one that does not exist.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct References {
+    pub(crate) secrets: BTreeMap<String, Option<Content>>,
+}
+
+/// Reads every Secret that the pipeline names, in its own namespace only. (client required)
+pub(crate) async fn run(pipeline: &AnalyticsPipeline, secrets: &Secrets) -> Result<References, Error> {
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let user = ObjectRef::new(&pipeline.name_any()).within(&namespace);
+    let names = names(pipeline);
+    secrets.keep_only(&user, &names);
+    let mut references = References::default();
+    for name in names {
+        let content = secrets.get(&namespace, &name, &user).await?;
+        references.secrets.insert(name, content);
+    }
+    Ok(references)
+}
+
+fn names(pipeline: &AnalyticsPipeline) -> BTreeSet<String> {
+    let (sink, security) = (&pipeline.spec.sink, &pipeline.spec.source.security);
+    std::iter::once(&sink.url_secret_ref.name)
+        .chain(sink.ca_secret_ref.as_ref().map(|reference| &reference.name))
+        .chain(security.credentials_secret_ref.as_ref().map(|reference| &reference.name))
+        .chain(security.ca_secret_ref.as_ref().map(|reference| &reference.name))
+        .chain(security.client_certificate_secret_ref.as_ref().map(|reference| &reference.name))
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,222 @@
+//! What is the case: the Deployment and its pods, the lag, and what consumers say.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use analytics_api::labels;
+use autoscaler::{Observation, ReplicaObservation};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+
+use super::scrape;
+use super::validate::ValidatedPipeline;
+use crate::context::{Context, Memory};
+use crate::kafka::{LagError, Reading};
+
+/// Another look within this time would only show the same.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// The consumers as Kubernetes knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fleet {
+    /// False before the Deployment was made.
+    pub(crate) exists: bool,
+    /// Replicas that the Deployment asks for.
+    pub(crate) spec: i32,
+    /// Pods that exist.
+    pub(crate) existing: i32,
+    /// Pods that are ready.
+    pub(crate) ready: i32,
+    /// Pods are being replaced.
+    pub(crate) rollout: bool,
+    /// Why a container of the pods ended or does not start, as far as it is known.
+    pub(crate) trouble: Option<String>,
+}
+
+/// What was seen for one decision.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// The lag, or why it is not known.
+    pub(crate) reading: Result<Reading, LagError>,
+    /// The same and the consumers, for the autoscaler; `None` if nothing new was read.
+    pub(crate) observation: Option<Observation>,
+}
+
+/// The consumers of a pipeline, from the watches' stores. (no client required)
+pub(crate) fn fleet(context: &Context, namespace: &str, pipeline: &str) -> Fleet {
+    let reference = ObjectRef::new(&labels::consumer_name(pipeline)).within(namespace);
+    let deployment = context.stores.deployments.get(&reference);
+    let pods = pods(context, namespace, pipeline, "consumer");
+    deployment.map(|deployment| describe(&deployment, &pods)).unwrap_or_default()
+}
+
+/// Pods of a pipeline with this part to play.
+pub(crate) fn pods(context: &Context, namespace: &str, pipeline: &str, component: &str) -> Vec<Arc<Pod>> {
+    let has =
+        |pod: &Pod, label: &str, value: &str| pod.labels().get(label).is_some_and(|found| found == value);
+    let mut pods = context.stores.pods.state();
+    pods.retain(|pod| {
+        pod.metadata.namespace.as_deref() == Some(namespace)
+            && has(pod, labels::LABEL_INSTANCE, pipeline)
+            && has(pod, labels::LABEL_COMPONENT, component)
+    });
+    pods
+}
+
+fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
+    let status = deployment.status.clone().unwrap_or_default();
+    let spec = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let existing = status.replicas.unwrap_or(0);
+    let behind = status.observed_generation < deployment.metadata.generation;
+    Fleet {
+        exists: true,
+        spec,
+        existing,
+        ready: status.ready_replicas.unwrap_or(0),
+        rollout: behind || status.updated_replicas.unwrap_or(0) < existing.min(spec),
+        trouble: pods.iter().find_map(|pod| trouble(pod)),
+    }
+}
+
+/// Why a container of the pod ended or does not start: the last lines of its log, or the kubelet's words.
+pub(crate) fn trouble(pod: &Pod) -> Option<String> {
+    let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    let running = container.state.as_ref().is_some_and(|state| state.running.is_some());
+    let ended = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
+        let terminated = state?.terminated.as_ref().filter(|terminated| terminated.exit_code != 0)?;
+        let words = terminated.message.as_deref().map(last_words).filter(|words| !words.is_empty());
+        let reason = terminated.reason.as_deref().unwrap_or("Error");
+        Some(words.unwrap_or_else(|| format!("{reason}, exit code {}", terminated.exit_code)))
+    };
+    if running && container.ready {
+        return None;
+    }
+    let waiting = || {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting
+            .reason
+            .as_deref()
+            .filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
+        Some(format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default()))
+    };
+    ended(container.state.as_ref()).or_else(|| ended(container.last_state.as_ref())).or_else(waiting)
+}
+
+// A log ends with the reason; the lines before it are about the start.
+fn last_words(message: &str) -> String {
+    const MOST: usize = 400;
+    let line = message.trim_end().lines().last().unwrap_or_default().trim();
+    let line: String = line.chars().filter(|character| !character.is_control()).collect();
+    let end = line.floor_char_boundary(MOST);
+    line[..end].to_owned()
+}
+
+/// Reads lag and consumers, unless that was done a moment ago. (talks to Kafka and to pods)
+pub(crate) async fn run(
+    pipeline: &ValidatedPipeline,
+    fleet: &Fleet,
+    context: &Context,
+    memory: &mut Memory,
+) -> Seen {
+    if let Some((at, reading)) = &memory.reading
+        && at.elapsed() < FRESH
+    {
+        return Seen { reading: reading.clone(), observation: None };
+    }
+    let pods = pods(context, &pipeline.namespace, &pipeline.name, "consumer");
+    let (reading, consumers) = tokio::join!(
+        context.kafka.read(&pipeline.kafka),
+        scrape::run(&context.http, &pods, &mut memory.samples)
+    );
+    if let Err(error) = &reading {
+        context.metrics.lag_read_failed(error.reason());
+    }
+    memory.reading = Some((Instant::now(), reading.clone()));
+    let known = reading.as_ref().ok().cloned();
+    let observation = Observation {
+        time: now(),
+        replicas: ReplicaObservation {
+            spec: count(fleet.spec),
+            ready: count(fleet.ready),
+            group_members: known.as_ref().and_then(|known| known.group_members),
+            group: known.as_ref().map(|known| known.group).unwrap_or_default(),
+            rollout_in_progress: fleet.rollout,
+        },
+        partition_count: known.as_ref().map(|known| known.partition_count),
+        partitions: known.map(|known| known.partitions).unwrap_or_default(),
+        consumers,
+    };
+    Seen { reading, observation: Some(observation) }
+}
+
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+fn now() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(container: Value) -> Pod {
+        let mut container = container;
+        for (key, value) in [
+            ("name", json!("consumer")),
+            ("image", json!("i")),
+            ("imageID", json!("")),
+            ("restartCount", json!(1)),
+        ] {
+            container[key] = value;
+        }
+        serde_json::from_value(json!({"metadata": {}, "status": {"containerStatuses": [container]}})).unwrap()
+    }
+
+    /// A pod that ends again and again has to say why, in the pipeline's own status.
+    #[test]
+    fn the_last_line_of_a_failed_container_is_its_trouble() {
+        let ended = json!({"terminated": {"exitCode": 2, "reason": "Error", "message": "starting\nKAFKA_TOPIC is empty\n"}});
+        let silent = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}});
+        let pull = json!({"waiting": {"reason": "ErrImagePull", "message": "no such image"}});
+        let creating = json!({"waiting": {"reason": "ContainerCreating"}});
+        let clean = json!({"terminated": {"exitCode": 0}});
+        let running = json!({"running": {}});
+        let table = [
+            (json!({"ready": false, "state": ended}), Some("KAFKA_TOPIC is empty")),
+            (json!({"ready": false, "state": waiting, "lastState": ended}), Some("KAFKA_TOPIC is empty")),
+            (json!({"ready": false, "state": silent}), Some("OOMKilled, exit code 137")),
+            (json!({"ready": false, "state": pull}), Some("ErrImagePull: no such image")),
+            (json!({"ready": false, "state": creating}), None),
+            (json!({"ready": false, "state": clean}), None),
+            (json!({"ready": true, "state": running, "lastState": ended}), None),
+            (json!({"ready": false, "state": running}), None),
+        ];
+        for (container, expected) in table {
+            assert_eq!(trouble(&pod(container.clone())).as_deref(), expected, "{container}");
+        }
+    }
+
+    #[test]
+    fn a_rollout_is_seen_until_every_pod_is_of_the_new_kind() {
+        let deployment = |generation: i64, observed: i64, updated: i32| {
+            let object = json!({
+                "metadata": {"generation": generation},
+                "spec": {"replicas": 3, "selector": {}, "template": {}},
+                "status": {"observedGeneration": observed, "replicas": 3, "readyReplicas": 3, "updatedReplicas": updated}
+            });
+            serde_json::from_value::<Deployment>(object).unwrap()
+        };
+        for (deployment, rollout) in
+            [(deployment(2, 1, 3), true), (deployment(2, 2, 1), true), (deployment(2, 2, 3), false)]
+        {
+            assert_eq!(describe(&deployment, &[]).rollout, rollout);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the user wants of scaling, in the autoscaler's words.
+
+use analytics_api::{AnalyticsPipelineSpec, OnUnknown, ScalingMode, StartFrom};
+use autoscaler::Policy;
+
+/// Database connections of one consumer.
+pub(crate) const CONNECTIONS_PER_REPLICA: u32 = 2;
+
+/// The policy of a pipeline. With the modes Fixed and External the user's number is both floor and ceiling, so that the
+/// autoscaler still measures and explains, but never decides.
+pub(crate) fn policy(spec: &AnalyticsPipelineSpec) -> Policy {
+    let scaling = &spec.scaling;
+    let fixed = fixed_replicas(spec);
+    Policy {
+        target_lag_seconds: f64::from(scaling.target_lag_seconds),
+        min_replicas: fixed.unwrap_or_else(|| count(scaling.min_replicas)),
+        max_replicas: fixed.or_else(|| scaling.max_replicas.map(count)),
+        start_from: match spec.source.start_from {
+            StartFrom::Earliest => autoscaler::StartFrom::Earliest,
+            StartFrom::Latest => autoscaler::StartFrom::Latest,
+        },
+        stabilization_seconds: f64::from(scaling.behavior.scale_down_stabilization_seconds),
+        cooldown_seconds: f64::from(scaling.behavior.cooldown_seconds),
+        idle_seconds: f64::from(scaling.behavior.idle_seconds),
+        changes_per_hour: count(scaling.behavior.max_changes_per_hour),
+        on_unknown: match (scaling.on_unknown, scaling.unknown_floor_replicas) {
+            (OnUnknown::Floor, Some(floor)) => autoscaler::OnUnknown::Floor(count(floor)),
+            (OnUnknown::Floor, None) | (OnUnknown::Hold, _) => autoscaler::OnUnknown::Hold,
+        },
+        max_connections: Some(count(spec.sink.max_connections)),
+        connections_per_replica: CONNECTIONS_PER_REPLICA,
+        ..Policy::default()
+    }
+}
+
+/// The number of consumers that somebody else has decided, with the modes Fixed and External.
+pub(crate) fn fixed_replicas(spec: &AnalyticsPipelineSpec) -> Option<u32> {
+    match spec.scaling.mode {
+        ScalingMode::Lag => None,
+        ScalingMode::Fixed | ScalingMode::External => Some(count(spec.scaling.replicas.unwrap_or(1))),
+    }
+}
+
+// The schema allows no negative number; should one get through, none is meant.
+fn count(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::fixtures;
+
+    #[test]
+    fn defaults_of_the_resource_are_those_of_the_autoscaler() {
+        let policy = policy(&fixtures::pipeline("{}").spec);
+        assert_eq!(policy, Policy { max_connections: Some(40), ..Policy::default() });
+    }
+
+    #[test]
+    fn a_number_given_by_the_user_leaves_nothing_to_decide() {
+        for mode in ["Fixed", "External"] {
+            let spec = format!(r#"{{"scaling": {{"mode": "{mode}", "replicas": 3, "minReplicas": 0}}}}"#);
+            let policy = policy(&fixtures::pipeline(&spec).spec);
+            assert_eq!((policy.min_replicas, policy.max_replicas), (3, Some(3)), "{mode}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_without_lag_is_passed_on() {
+        let spec = r#"{"scaling": {"onUnknown": "Floor", "unknownFloorReplicas": 4}}"#;
+        assert_eq!(policy(&fixtures::pipeline(spec).spec).on_unknown, autoscaler::OnUnknown::Floor(4));
+    }
+}

@@ -1,0 +1,142 @@
+//! From what was seen to a number of consumers.
+
+use analytics_api::AnalyticsPipeline;
+use autoscaler::{Decision, State};
+
+use super::observe::{Fleet, Seen};
+use super::policy::{fixed_replicas, policy};
+use super::validate::ValidatedPipeline;
+use crate::context::Memory;
+
+/// How many consumers the Deployment shall ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scale {
+    /// Replicas to set.
+    pub(crate) replicas: i32,
+    /// What the autoscaler says; `None` as long as there was nothing to decide on.
+    pub(crate) decision: Option<Decision>,
+}
+
+/// Decides, and remembers what the autoscaler wants remembered. (no client required)
+pub(crate) fn run(pipeline: &ValidatedPipeline, fleet: &Fleet, seen: &Seen, memory: &mut Memory) -> Scale {
+    if let Some(observation) = &seen.observation {
+        let state = memory.scaling.clone().unwrap_or_default();
+        let (next, decision) = autoscaler::decide(&state, observation, &policy(&pipeline.spec));
+        memory.scaling = Some(next);
+        memory.decision = Some(decision);
+    }
+    let decision = memory.decision.clone();
+    Scale { replicas: replicas(pipeline, fleet, decision.as_ref()), decision }
+}
+
+fn replicas(pipeline: &ValidatedPipeline, fleet: &Fleet, decision: Option<&Decision>) -> i32 {
+    let spec = &pipeline.spec;
+    if spec.suspend {
+        return 0;
+    }
+    let start = if fleet.exists { fleet.spec } else { spec.scaling.min_replicas };
+    let wanted = match (fixed_replicas(spec), decision) {
+        (Some(fixed), _) => fixed,
+        (None, Some(decision)) if !spec.scaling.dry_run => decision.desired,
+        _ => return start,
+    };
+    i32::try_from(wanted).unwrap_or(i32::MAX)
+}
+
+/// What the autoscaler remembered when the status was last written, for a controller that has just begun. Unreadable
+/// memories (of another version) are forgotten.
+pub(crate) fn recall(pipeline: &AnalyticsPipeline, memory: &mut Memory) {
+    if memory.scaling.is_none() {
+        let text = pipeline.status.as_ref().and_then(|status| status.scaling.as_ref()?.memory.as_deref());
+        memory.scaling = text.and_then(|text| serde_json::from_str::<State>(text).ok());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use autoscaler::{CommittedOffset, GroupState, Observation, PartitionObservation, ReplicaObservation};
+
+    use super::*;
+    use crate::kafka::Reading;
+    use crate::pipeline::fixtures;
+
+    fn seen(lag: i64, spec: u32, time: f64) -> Seen {
+        let partition = PartitionObservation {
+            partition: 0,
+            log_start: Some(0),
+            log_end: Some(lag),
+            committed: CommittedOffset::At(0),
+            lag_seconds: None,
+        };
+        let observation = Observation {
+            time,
+            replicas: ReplicaObservation {
+                spec,
+                ready: spec,
+                group_members: Some(spec),
+                group: GroupState::Stable,
+                rollout_in_progress: false,
+            },
+            partition_count: Some(1),
+            partitions: vec![partition],
+            consumers: Vec::new(),
+        };
+        Seen { reading: Ok(Reading::default()), observation: Some(observation) }
+    }
+
+    fn fleet(spec: i32) -> Fleet {
+        Fleet { exists: true, spec, ..Fleet::default() }
+    }
+
+    #[test]
+    fn a_suspended_pipeline_has_no_consumers_whatever_waits() {
+        let pipeline = fixtures::valid(r#"{"suspend": true, "scaling": {"minReplicas": 3}}"#);
+        let scale = run(&pipeline, &fleet(3), &seen(1_000_000, 3, 1.0), &mut Memory::default());
+        assert_eq!(scale.replicas, 0);
+    }
+
+    #[test]
+    fn a_number_of_the_user_is_taken_as_it_is() {
+        let pipeline = fixtures::valid(r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#);
+        let scale = run(&pipeline, &fleet(1), &seen(0, 1, 1.0), &mut Memory::default());
+        assert_eq!(scale.replicas, 5, "more than partitions too: the user decides");
+    }
+
+    #[test]
+    fn a_dry_run_changes_nothing_and_still_decides() {
+        let pipeline = fixtures::valid(r#"{"scaling": {"dryRun": true, "minReplicas": 0}}"#);
+        let mut memory = Memory::default();
+        run(&pipeline, &fleet(0), &seen(10, 0, 1.0), &mut memory);
+        let scale = run(&pipeline, &fleet(0), &seen(1_000, 0, 11.0), &mut memory);
+        assert_eq!(scale.replicas, 0);
+        assert!(scale.decision.unwrap().desired > 0);
+    }
+
+    #[test]
+    fn before_the_first_look_at_the_lag_the_least_is_made() {
+        let pipeline = fixtures::valid(r#"{"scaling": {"minReplicas": 2}}"#);
+        let nothing = Seen { reading: Ok(Reading::default()), observation: None };
+        let scale = run(&pipeline, &Fleet::default(), &nothing, &mut Memory::default());
+        assert_eq!(scale.replicas, 2);
+    }
+
+    /// A restart of the controller must not forget capacity and windows.
+    #[test]
+    fn memories_come_back_from_the_status_and_nonsense_is_forgotten() {
+        let mut memory = Memory::default();
+        run(&fixtures::valid("{}"), &fleet(1), &seen(10, 1, 5.0), &mut memory);
+        let text = serde_json::to_string(memory.scaling.as_ref().unwrap()).unwrap();
+        let with = |text: &str| {
+            let mut pipeline = fixtures::pipeline("{}");
+            let scaling =
+                analytics_api::ScalingStatus { memory: Some(text.to_owned()), ..Default::default() };
+            pipeline.status =
+                Some(analytics_api::AnalyticsPipelineStatus { scaling: Some(scaling), ..Default::default() });
+            let mut fresh = Memory::default();
+            recall(&pipeline, &mut fresh);
+            fresh.scaling
+        };
+        assert_eq!(with(&text), memory.scaling);
+        assert_eq!(with("{nonsense"), None);
+    }
+}

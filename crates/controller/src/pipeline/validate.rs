@@ -1,0 +1,105 @@
+//! Turns a pipeline and what it refers to into something that can be built without further questions, or says what is wrong.
+
+mod conflict;
+mod refusal;
+mod secret;
+
+use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use super::dereference::References;
+use crate::kafka::Connection;
+pub(crate) use refusal::Refusal;
+
+/// A pipeline of which everything needed is known and right; after this nobody asks again.
+#[derive(Clone, Debug)]
+pub(crate) struct ValidatedPipeline {
+    /// Name of the resource.
+    pub(crate) name: String,
+    /// Namespace of the resource and of everything made for it.
+    pub(crate) namespace: String,
+    /// Makes everything go when the resource goes.
+    pub(crate) owner: OwnerReference,
+    /// What the user wants.
+    pub(crate) spec: AnalyticsPipelineSpec,
+    /// Image of consumers and migrations.
+    pub(crate) image: String,
+    /// Hash of the content of all referenced Secrets.
+    pub(crate) secrets_hash: String,
+    /// Hash of the content of the Secrets that lead to the database.
+    pub(crate) database_hash: String,
+    /// How the controller itself reaches Kafka.
+    pub(crate) kafka: Connection,
+}
+
+/// Checks a pipeline. `others` are all pipelines, `default_image` the image for those that name none. (no client required)
+pub(crate) fn run(
+    pipeline: &AnalyticsPipeline,
+    references: &References,
+    others: &[&AnalyticsPipeline],
+    default_image: Option<&str>,
+) -> Result<ValidatedPipeline, Refusal> {
+    // The API server checks the same rules; objects stored before a rule existed were never asked.
+    pipeline.validate_cel().map_err(|error| Refusal::invalid(rules(&error.to_string())))?;
+    let owner =
+        pipeline.controller_owner_ref(&()).ok_or_else(|| Refusal::invalid("the resource has no uid yet"))?;
+    if let Some(rival) = conflict::earlier_rival(pipeline, others) {
+        return Err(Refusal::conflict(pipeline, rival));
+    }
+    let image = pipeline.spec.consumer.image.as_deref().or(default_image).ok_or_else(|| {
+        Refusal::invalid(
+            "no image for the consumers is known: set `spec.consumer.image`, or start the controller with --consumer-image",
+        )
+    })?;
+    let namespace = pipeline.namespace().unwrap_or_default();
+    let secrets = secret::check(&pipeline.spec, &namespace, references)?;
+    Ok(ValidatedPipeline {
+        name: pipeline.name_any(),
+        namespace,
+        owner,
+        spec: pipeline.spec.clone(),
+        image: image.to_owned(),
+        secrets_hash: secrets.all_hash,
+        database_hash: secrets.database_hash,
+        kafka: secrets.kafka,
+    })
+}
+
+fn rules(errors: &str) -> String {
+    format!("the specification breaks a rule: {}", errors.replace('\n', "; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::fixtures;
+
+    #[test]
+    fn a_minimal_pipeline_is_valid_and_takes_the_controllers_image() {
+        let pipeline = fixtures::pipeline("{}");
+        let valid = run(&pipeline, &fixtures::references(&pipeline), &[], Some("image:1")).unwrap();
+        assert_eq!(valid.name, "clicks");
+        assert_eq!(valid.image, "image:1");
+        assert_eq!(valid.kafka.topic, "user-events");
+        assert_eq!(valid.kafka.group, "analytics-service");
+    }
+
+    #[test]
+    fn a_pipeline_that_breaks_a_rule_is_refused_even_if_the_api_server_let_it_pass() {
+        let pipeline = fixtures::pipeline(r#"{"scaling": {"minReplicas": 3, "maxReplicas": 2}}"#);
+        let refusal = run(&pipeline, &fixtures::references(&pipeline), &[], Some("i")).unwrap_err();
+        assert_eq!(refusal.reason, "InvalidSpec");
+        assert!(
+            refusal.message.contains("`minReplicas` must be less than or equal to `maxReplicas`"),
+            "{refusal:?}"
+        );
+    }
+
+    #[test]
+    fn without_any_image_the_message_names_both_ways_to_give_one() {
+        let pipeline = fixtures::pipeline("{}");
+        let refusal = run(&pipeline, &fixtures::references(&pipeline), &[], None).unwrap_err();
+        assert!(refusal.message.contains("--consumer-image"), "{refusal:?}");
+    }
+}

@@ -1,0 +1,305 @@
+//! From facts to conditions.
+
+use autoscaler::{Condition, Decision, Limit};
+
+use super::migrate::Migration;
+use super::observe::Fleet;
+use super::policy::fixed_replicas;
+use super::scale::Scale;
+use super::validate::{Refusal, ValidatedPipeline};
+use crate::conditions::{
+    HOT_PARTITION, LAG_AVAILABLE, READY, RECONCILED, SCALING_LIMITED, SINK_SATURATED, STALLED, SUSPENDED,
+    Verdict, reasons,
+};
+use crate::error::Error;
+use crate::kafka::{LagError, Reading};
+
+/// What is to be said of a pipeline that cannot be run as it is.
+pub(crate) fn refused(refusal: &Refusal, fleet: &Fleet) -> Vec<Verdict> {
+    let message = if fleet.ready > 0 && !refusal.stop {
+        format!("{}. The consumers that run go on as they were.", refusal.message)
+    } else {
+        format!("{}.", refusal.message)
+    };
+    vec![
+        Verdict::no(RECONCILED, refusal.reason, message.clone()),
+        Verdict::no(READY, refusal.reason, message),
+    ]
+}
+
+/// What is to be said when the API server did not do what was asked.
+pub(crate) fn failed(error: &Error) -> Vec<Verdict> {
+    let reason = match error {
+        Error::Foreign { .. } => reasons::FOREIGN_OBJECT,
+        Error::ReadSecret { .. }
+        | Error::Read { .. }
+        | Error::Apply { .. }
+        | Error::Delete { .. }
+        | Error::Leftover { .. }
+        | Error::Status { .. } => reasons::API_ERROR,
+    };
+    let message = format!("{}; it is tried again.", sentence(&error.to_string()));
+    match error {
+        // Consumers are not touched by it, so whether they are ready is another matter.
+        Error::Foreign { .. } => {
+            vec![Verdict::no(RECONCILED, reason, message.clone()), Verdict::no(READY, reason, message)]
+        }
+        _ => vec![Verdict::no(RECONCILED, reason, message)],
+    }
+}
+
+/// What is to be said of the user's wish to stop.
+pub(crate) fn suspended(suspend: bool) -> Verdict {
+    if suspend {
+        let message =
+            "The pipeline is stopped by `spec.suspend`; offsets and data stay. Set it to false to go on.";
+        Verdict::yes(SUSPENDED, reasons::SUSPENDED, message)
+    } else {
+        Verdict::no(SUSPENDED, reasons::NOT_SUSPENDED, "The pipeline is not suspended.")
+    }
+}
+
+/// What is to be said of a pipeline whose objects are as they should be.
+pub(crate) fn running(
+    pipeline: &ValidatedPipeline,
+    fleet: &Fleet,
+    reading: &Result<Reading, LagError>,
+    scale: &Scale,
+    migration: &Migration,
+    job: &str,
+) -> Vec<Verdict> {
+    let mut verdicts = vec![
+        Verdict::yes(RECONCILED, reasons::AS_EXPECTED, "All objects are as they should be."),
+        lag(reading),
+    ];
+    verdicts.extend(migration.verdict(job));
+    verdicts.extend(limits(pipeline, scale.decision.as_ref()));
+    verdicts.push(ready(pipeline, fleet, reading, scale, migration, job));
+    verdicts
+}
+
+fn lag(reading: &Result<Reading, LagError>) -> Verdict {
+    match reading {
+        Ok(reading) => Verdict::yes(
+            LAG_AVAILABLE,
+            reasons::LAG_READ,
+            format!("Lag is read from {} partitions.", reading.partition_count),
+        ),
+        Err(error) => Verdict::no(
+            LAG_AVAILABLE,
+            error.reason(),
+            format!(
+                "{}. The number of consumers stays as it is until lag is known again.",
+                sentence(&error.to_string())
+            ),
+        ),
+    }
+}
+
+fn ready(
+    pipeline: &ValidatedPipeline,
+    fleet: &Fleet,
+    reading: &Result<Reading, LagError>,
+    scale: &Scale,
+    migration: &Migration,
+    job: &str,
+) -> Verdict {
+    if pipeline.spec.suspend {
+        return Verdict::no(READY, reasons::SUSPENDED, "The pipeline is suspended.");
+    }
+    if fleet.ready > 0 && fleet.spec > 0 {
+        let message = format!("{} of {} consumers are ready.", fleet.ready, fleet.spec);
+        return Verdict::yes(READY, reasons::CONSUMERS_READY, message);
+    }
+    if let Some(verdict) = migration.verdict(job).filter(|_| !migration.allows_consumers()) {
+        return Verdict::no(READY, verdict.reason, verdict.message);
+    }
+    if let Err(error) = reading {
+        return Verdict::no(READY, error.reason(), format!("{}.", sentence(&error.to_string())));
+    }
+    if scale.replicas == 0 {
+        let (reason, message) = match fixed_replicas(&pipeline.spec) {
+            Some(_) => (reasons::SCALED_TO_ZERO, "No consumers are wanted (`spec.scaling.replicas` is 0)."),
+            None => (reasons::IDLE, "Nothing waits, so no consumer runs; the first event starts one."),
+        };
+        return Verdict::yes(READY, reason, message);
+    }
+    match &fleet.trouble {
+        Some(trouble) => Verdict::no(
+            READY,
+            reasons::CONSUMERS_FAILING,
+            format!("None of {} consumers is ready; one said: {trouble}", scale.replicas),
+        ),
+        None => Verdict::no(
+            READY,
+            reasons::CONSUMERS_NOT_READY,
+            format!("None of {} consumers is ready yet.", scale.replicas),
+        ),
+    }
+}
+
+fn limits(pipeline: &ValidatedPipeline, decision: Option<&Decision>) -> Vec<Verdict> {
+    let Some(decision) = decision else { return Vec::new() };
+    let detected = |name: &'static str| {
+        let found = decision.conditions.iter().find(|condition| condition.name() == name);
+        found.map_or_else(
+            || Verdict::no(name, reasons::NOT_DETECTED, "There is no sign of it."),
+            |condition| Verdict::yes(name, reasons::DETECTED, explain(condition)),
+        )
+    };
+    vec![
+        scaling_limited(pipeline, decision),
+        detected(STALLED),
+        detected(HOT_PARTITION),
+        detected(SINK_SATURATED),
+    ]
+}
+
+fn scaling_limited(pipeline: &ValidatedPipeline, decision: &Decision) -> Verdict {
+    if fixed_replicas(&pipeline.spec).is_some() {
+        let message = "The operator does not decide the number of consumers (`spec.scaling.mode`).";
+        return Verdict::no(SCALING_LIMITED, reasons::NOT_SCALED_BY_LAG, message);
+    }
+    let found = decision.conditions.iter().find_map(|condition| match condition {
+        Condition::AtMaximum { .. } => Some((reasons::AT_MAXIMUM, explain(condition))),
+        Condition::AtPartitionCount { .. } => Some((reasons::AT_PARTITION_COUNT, explain(condition))),
+        _ => None,
+    });
+    match found {
+        Some((reason, message)) => Verdict::yes(SCALING_LIMITED, reason, message),
+        None if decision.limited_by == Limit::Connections => Verdict::yes(
+            SCALING_LIMITED,
+            reasons::AT_MAXIMUM,
+            "More consumers are needed than `spec.sink.maxConnections` allows; raise it if the database can take more.",
+        ),
+        None => Verdict::no(
+            SCALING_LIMITED,
+            reasons::WITHIN_LIMITS,
+            "The number of consumers is within its limits.",
+        ),
+    }
+}
+
+fn explain(condition: &Condition) -> String {
+    match condition {
+        Condition::LagUnknown { partitions } => format!("The lag of partitions {partitions:?} is not known."),
+        Condition::Stalled { partitions, seconds } => format!(
+            "Partitions {partitions:?} have not moved for {seconds:.0} s although consumers are alive; more consumers would not help. Look at the consumers' logs."
+        ),
+        Condition::HotPartition { partition, rate, capacity } => format!(
+            "Partition {partition} receives {rate:.0} events per second and one consumer handles {capacity:.0}; more consumers cannot share a partition. Spread the keys, or make single consumers faster."
+        ),
+        Condition::SinkSaturated { throughput, replicas } => format!(
+            "The database stores {throughput:.0} events per second with {replicas} consumers, and no more with more of them; look at the database."
+        ),
+        Condition::AtMaximum { maximum } => format!(
+            "More than {maximum} consumers are needed and not allowed; raise `spec.scaling.maxReplicas` or `spec.sink.maxConnections`."
+        ),
+        Condition::AtPartitionCount { partitions } => format!(
+            "More consumers are needed than the {partitions} partitions of the topic can occupy; add partitions to the topic."
+        ),
+    }
+}
+
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conditions::Truth;
+    use crate::pipeline::fixtures;
+
+    fn fleet(spec: i32, ready: i32, trouble: Option<&str>) -> Fleet {
+        Fleet {
+            exists: true,
+            spec,
+            ready,
+            existing: spec,
+            rollout: false,
+            trouble: trouble.map(str::to_owned),
+        }
+    }
+
+    fn missing_topic() -> LagError {
+        LagError::TopicMissing { topic: "t".into(), brokers: "b:1".into() }
+    }
+
+    #[test]
+    fn ready_names_the_first_thing_that_stands_in_the_way() {
+        let lag = Scale { replicas: 2, decision: None };
+        let idle = Scale { replicas: 0, decision: None };
+        let fixed_zero = r#"{"scaling": {"mode": "Fixed", "replicas": 0}}"#;
+        let failing = Migration::Failing("no such role".into());
+        let ok = || Ok(Reading::default());
+        let table = [
+            ("{}", fleet(2, 1, None), ok(), &lag, Migration::Done, Truth::True, "ConsumersReady"),
+            (
+                "{}",
+                fleet(2, 1, None),
+                Err(missing_topic()),
+                &lag,
+                Migration::Done,
+                Truth::True,
+                "ConsumersReady",
+            ),
+            (
+                "{}",
+                fleet(2, 0, None),
+                Err(missing_topic()),
+                &lag,
+                Migration::Done,
+                Truth::False,
+                "TopicNotFound",
+            ),
+            (
+                "{}",
+                fleet(0, 0, None),
+                Err(missing_topic()),
+                &idle,
+                Migration::Done,
+                Truth::False,
+                "TopicNotFound",
+            ),
+            ("{}", fleet(2, 0, None), ok(), &lag, Migration::Done, Truth::False, "ConsumersNotReady"),
+            ("{}", fleet(2, 0, Some("x")), ok(), &lag, Migration::Done, Truth::False, "ConsumersFailing"),
+            ("{}", fleet(2, 0, None), ok(), &lag, Migration::Running, Truth::False, "MigrationRunning"),
+            ("{}", fleet(2, 0, None), ok(), &lag, failing.clone(), Truth::False, "MigrationFailed"),
+            ("{}", fleet(2, 2, None), ok(), &lag, failing, Truth::True, "ConsumersReady"),
+            ("{}", fleet(0, 0, None), ok(), &idle, Migration::Done, Truth::True, "Idle"),
+            (fixed_zero, fleet(0, 0, None), ok(), &idle, Migration::Done, Truth::True, "ScaledToZero"),
+            (
+                r#"{"suspend": true}"#,
+                fleet(0, 0, None),
+                ok(),
+                &idle,
+                Migration::NotWanted,
+                Truth::False,
+                "Suspended",
+            ),
+        ];
+        for (spec, fleet, reading, scale, migration, truth, reason) in table {
+            let verdict = ready(&fixtures::valid(spec), &fleet, &reading, scale, &migration, "job");
+            assert_eq!((verdict.truth, verdict.reason), (truth, reason), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_whether_consumers_go_on() {
+        let refusal = Refusal::invalid("it is wrong");
+        assert!(refused(&refusal, &fleet(1, 1, None))[0].message.contains("go on as they were"));
+        assert!(!refused(&refusal, &fleet(1, 0, None))[0].message.contains("go on"));
+        let conflict = Refusal { stop: true, ..refusal };
+        assert!(!refused(&conflict, &fleet(1, 1, None))[0].message.contains("go on"));
+    }
+
+    #[test]
+    fn messages_are_sentences() {
+        let error = Error::Foreign { kind: "Service".into(), name: "clicks-consumer".into() };
+        let verdict = &failed(&error)[0];
+        assert!(verdict.message.starts_with("Service `clicks-consumer` exists"), "{verdict:?}");
+        assert_eq!(verdict.reason, "ForeignObject");
+    }
+}

@@ -1,0 +1,183 @@
+//! Referenced Secrets: read by name, watched by name, and only while a pipeline refers to them.
+//!
+//! Each Secret is read once and kept until its watch (of metadata only) says that it changed; then every pipeline that refers
+//! to it is reconciled. No list of Secrets is ever asked for, so the operator needs the verbs `get` and `watch` only.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, WatchEvent, WatchParams};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt};
+use tokio::task::AbortHandle;
+
+use crate::context::Pipeline;
+use crate::error::Error;
+
+/// Content of a Secret.
+pub(crate) type Content = Arc<BTreeMap<String, ByteString>>;
+
+/// How long one watch lasts before it is asked for anew; the API server allows just under five minutes.
+const WATCH_SECONDS: u32 = 280;
+/// Pause after a watch that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Key {
+    namespace: String,
+    name: String,
+}
+
+#[derive(Clone)]
+enum Known {
+    /// It has to be read.
+    Nothing,
+    /// It was read and is not there.
+    Absent,
+    /// It was read.
+    Present { version: Option<String>, content: Content },
+}
+
+struct Entry {
+    known: Known,
+    users: HashSet<ObjectRef<Pipeline>>,
+    watch: AbortHandle,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// The Secrets that pipelines refer to.
+#[derive(Clone)]
+pub(crate) struct Secrets {
+    client: Client,
+    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+    changes: mpsc::UnboundedSender<ObjectRef<Pipeline>>,
+}
+
+impl Secrets {
+    /// No Secret yet; pipelines to reconcile because a Secret changed are sent to `changes`.
+    pub(crate) fn new(client: Client, changes: mpsc::UnboundedSender<ObjectRef<Pipeline>>) -> Self {
+        Self { client, entries: Arc::default(), changes }
+    }
+
+    /// Content of a Secret, `None` if there is no such Secret. From now on its changes reconcile `user`.
+    pub(crate) async fn get(
+        &self,
+        namespace: &str,
+        name: &str,
+        user: &ObjectRef<Pipeline>,
+    ) -> Result<Option<Content>, Error> {
+        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        match self.subscribe(&key, user) {
+            Known::Absent => return Ok(None),
+            Known::Present { content, .. } => return Ok(Some(content)),
+            Known::Nothing => {}
+        }
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let secret = api
+            .get_opt(name)
+            .await
+            .map_err(|source| Error::ReadSecret { name: name.to_owned(), source: Box::new(source) })?;
+        let known = secret.map_or(Known::Absent, |secret| Known::Present {
+            version: secret.resource_version(),
+            content: Arc::new(secret.data.unwrap_or_default()),
+        });
+        let content = match &known {
+            Known::Present { content, .. } => Some(Arc::clone(content)),
+            Known::Nothing | Known::Absent => None,
+        };
+        if let Some(entry) = self.lock().get_mut(&key) {
+            entry.known = known;
+        }
+        Ok(content)
+    }
+
+    /// Stops watching what `user` no longer refers to.
+    pub(crate) fn keep_only(&self, user: &ObjectRef<Pipeline>, names: &BTreeSet<String>) {
+        self.lock().retain(|key, entry| {
+            if !names.contains(&key.name) || user.namespace.as_ref() != Some(&key.namespace) {
+                entry.users.remove(user);
+            }
+            !entry.users.is_empty()
+        });
+    }
+
+    fn subscribe(&self, key: &Key, user: &ObjectRef<Pipeline>) -> Known {
+        let mut entries = self.lock();
+        let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
+            known: Known::Nothing,
+            users: HashSet::new(),
+            watch: tokio::spawn(watch(self.clone(), key.clone())).abort_handle(),
+        });
+        entry.users.insert(user.clone());
+        entry.known.clone()
+    }
+
+    fn changed(&self, key: &Key, version: Option<&str>) {
+        let mut entries = self.lock();
+        let Some(entry) = entries.get_mut(key) else { return };
+        let news = match (&entry.known, version) {
+            (Known::Nothing, _) => false,
+            (Known::Absent, version) => version.is_some(),
+            (Known::Present { version: known, .. }, version) => known.as_deref() != version,
+        };
+        if news {
+            entry.known = Known::Nothing;
+            for user in &entry.users {
+                // A closed channel means that the controller is stopping.
+                let _ = self.changes.unbounded_send(user.clone());
+            }
+        }
+    }
+
+    // Without a watch nothing may be believed: the next reconcile reads again.
+    fn forget(&self, key: &Key) {
+        if let Some(entry) = self.lock().get_mut(key) {
+            entry.known = Known::Nothing;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn watch(secrets: Secrets, key: Key) {
+    loop {
+        if let Err(error) = watch_once(&secrets, &key).await {
+            tracing::warn!(namespace = key.namespace, secret = key.name, %error, "Watching a Secret failed; trying again");
+            secrets.forget(&key);
+            tokio::time::sleep(RETRY).await;
+        }
+        // It may have been deleted between two watches.
+        secrets.forget(&key);
+    }
+}
+
+async fn watch_once(secrets: &Secrets, key: &Key) -> Result<(), kube::Error> {
+    let api = Api::<Secret>::namespaced(secrets.client.clone(), &key.namespace);
+    let parameters =
+        WatchParams::default().fields(&format!("metadata.name={}", key.name)).timeout(WATCH_SECONDS);
+    // Version 0: the watch begins with what there is, from the API server's cache.
+    let mut events = api.watch_metadata(&parameters, "0").await?.boxed();
+    while let Some(event) = events.try_next().await? {
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                secrets.changed(key, object.metadata.resource_version.as_deref());
+            }
+            WatchEvent::Deleted(_) => secrets.changed(key, None),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+        }
+    }
+    Ok(())
+}
