@@ -54,6 +54,11 @@ image: ## Build the container image as a docker archive in the cache, from the o
 crds: ## Generate crds/ from the Rust types
 	cargo run --release --package analytics-controller --bin crdgen
 
+.PHONY: chart
+chart: ## Bring the chart's copies and manifests/install up to date with crds/, grafana/ and the chart itself
+	tests/setup/setup.sh helm
+	charts/generate.sh
+
 .PHONY: settings
 settings: build ## Generate docs/reference/settings.md from the consumer's own --help
 	tests/settings-reference.sh $(bin)/analytics-consumer

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod cluster;
 pub mod consumer;
 pub mod generator;
+pub mod helm;
 pub mod http;
 pub mod image;
 pub mod kafka;

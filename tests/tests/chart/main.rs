@@ -1,0 +1,7 @@
+//! The chart without a cluster: what it renders, what it refuses, and that nothing in it has drifted from its source.
+
+mod drift;
+mod matrix;
+mod refusals;
+mod score;
+mod values;
