@@ -1,6 +1,6 @@
 # What Debian packages well enough for us: etcd, PostgreSQL, runc, the network tools, the image builder.
 packages=(
-  buildah ca-certificates conntrack containernetworking-plugins curl etcd-server g++ iproute2 iptables jq kcat libssl-dev make mmdebstrap pkg-config
+  buildah ca-certificates conntrack containernetworking-plugins curl etcd-server g++ iproute2 iptables jq kcat libssl-dev make mmdebstrap mount pkg-config
   postgresql postgresql-client procps prometheus runc util-linux zlib1g-dev
 )
 

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use testbed::together::Endpoints;
-use testbed::{Testbed, TestbedOptions, cache, run};
+use testbed::{Cluster, Image, Testbed, TestbedOptions, cache, run};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A real Kafka, PostgreSQL and Kubernetes on this machine.
@@ -33,6 +33,13 @@ enum Action {
     Status,
     /// Stop all three, and remove what crashed test beds have left.
     Down,
+    /// Build the image of the consumer and the controller and print the path of its docker archive.
+    Image,
+    /// Put the images of a docker archive on the running cluster's node.
+    Load {
+        /// The archive, such as `testbed image` prints.
+        archive: PathBuf,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -41,6 +48,8 @@ fn main() -> Result<ExitCode> {
         Action::Serve => serve(),
         Action::Status => Ok(status()),
         Action::Down => down(),
+        Action::Image => image(),
+        Action::Load { archive } => load(&archive),
     }
 }
 
@@ -63,7 +72,7 @@ fn start_server() -> Result<(Child, PathBuf)> {
 }
 
 /// Shows the server's log line by line until it is up.
-fn follow(server: &mut Child, log: &PathBuf) -> Result<()> {
+fn follow(server: &mut Child, log: &Path) -> Result<()> {
     let mut lines = BufReader::new(File::open(log)?);
     loop {
         let up = Endpoints::running().is_some();
@@ -141,6 +150,19 @@ fn down() -> Result<ExitCode> {
         println!("no test bed runs");
     }
     run::sweep()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn image() -> Result<ExitCode> {
+    println!("{}", Image::build().await?.archive().display());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[tokio::main]
+async fn load(archive: &Path) -> Result<ExitCode> {
+    let endpoints = Endpoints::running().context("no test bed runs: start one with `testbed up`")?;
+    Cluster::running(&endpoints).load_image(archive).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use rdkafka::Message;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::producer::FutureRecord;
-use testbed::{Kafka, KafkaOptions, Postgres, PostgresOptions, Testbed, TestbedOptions, wait};
+use testbed::{
+    Cluster, ClusterOptions, Image, Kafka, KafkaOptions, Postgres, PostgresOptions, Testbed, TestbedOptions,
+    wait,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -100,18 +101,11 @@ async fn a_pod_reaches_the_cluster_and_the_servers_and_nothing_is_left() -> Resu
 
     let began = Instant::now();
     let script = support::reach_script(&endpoints);
-    support::run_pod(&testbed.cluster, "reach", &script).await?;
+    let log = support::run_script(&testbed.cluster, "reach", &script).await?;
     println!("a pod, from creation to its end: {:.1} s", began.elapsed().as_secs_f32());
 
-    let client = testbed.cluster.client().await?;
-    let pods: Api<Pod> = Api::namespaced(client, "reach");
-    let log = wait::until("the pod's log", SOON, || async {
-        let log = pods.logs("reach", &kube::api::LogParams::default()).await?;
-        Ok(log.contains("done").then_some(log))
-    })
-    .await?;
     for line in ["api server: ok", "kafka: ok", "postgres: ok"] {
-        assert!(log.contains(line), "the pod says:\n{log}\n{}", testbed.cluster.diagnose("reach").await);
+        assert!(log.contains(line), "the pod says:\n{log}");
     }
 
     let began = Instant::now();
@@ -119,6 +113,24 @@ async fn a_pod_reaches_the_cluster_and_the_servers_and_nothing_is_left() -> Resu
     drop(testbed);
     println!("the end: {:.1} s", began.elapsed().as_secs_f32());
     assert_eq!(traces.left(), Vec::<String>::new());
+    Ok(())
+}
+
+/// The image that users get: both programs start, without rights, on a read-only file system.
+#[tokio::test]
+async fn the_image_runs_under_the_restricted_level() -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions::default()).await?;
+    let began = Instant::now();
+    let image = Image::build().await?;
+    println!("the image: {:.1} s", began.elapsed().as_secs_f32());
+    let began = Instant::now();
+    cluster.load_image(image.archive()).await?;
+    println!("loading it: {:.1} s", began.elapsed().as_secs_f32());
+    cluster.create_restricted_namespace("image").await?;
+    for program in ["analytics-consumer", "analytics-controller"] {
+        let log = support::run_restricted(&cluster, "image", Image::NAME, &[program, "--version"]).await?;
+        assert!(log.starts_with(program), "{log}");
+    }
     Ok(())
 }
 
@@ -143,7 +155,7 @@ async fn a_killed_owner_takes_everything_along() -> Result<()> {
 
 #[tokio::test]
 async fn two_clusters_run_beside_each_other() -> Result<()> {
-    let start = || testbed::Cluster::start(testbed::ClusterOptions::default());
+    let start = || Cluster::start(ClusterOptions::default());
     let (first, second) = tokio::try_join!(Box::pin(start()), Box::pin(start()))?;
     first.create_namespace("only-here").await?;
     assert!(second.kubectl(&["get", "namespace", "only-here"]).await.is_err());

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{LogParams, PostParams};
 use serde_json::json;
 use tempfile::TempDir;
 use testbed::together::Endpoints;
@@ -48,23 +48,42 @@ pub(crate) fn reach_script(endpoints: &Endpoints) -> String {
     )
 }
 
-/// Runs the script in a pod to its end.
-pub(crate) async fn run_pod(cluster: &Cluster, namespace: &str, script: &str) -> Result<()> {
-    let container = json!({"name": "shell", "image": SHELL_IMAGE, "command": ["bash", "-c", script]});
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": "reach"},
-        "spec": {"restartPolicy": "Never", "containers": [container]},
-    }))?;
+/// Runs the script in a pod to its end and returns what it said.
+pub(crate) async fn run_script(cluster: &Cluster, namespace: &str, script: &str) -> Result<String> {
+    let container = json!({"name": "only", "image": SHELL_IMAGE, "command": ["bash", "-c", script]});
+    run_pod(cluster, namespace, "script", json!({"restartPolicy": "Never", "containers": [container]})).await
+}
+
+/// Runs a command of an image, with what the Pod Security level "restricted" asks for, and returns what it said.
+pub(crate) async fn run_restricted(
+    cluster: &Cluster,
+    namespace: &str,
+    image: &str,
+    command: &[&str],
+) -> Result<String> {
+    let may = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": true,
+    });
+    let spec = json!({
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "only", "image": image, "command": command, "securityContext": may}],
+    });
+    run_pod(cluster, namespace, command[0], spec).await
+}
+
+async fn run_pod(cluster: &Cluster, namespace: &str, name: &str, spec: serde_json::Value) -> Result<String> {
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}))?;
     let pods: Api<Pod> = Api::namespaced(cluster.client().await?, namespace);
     pods.create(&PostParams::default(), &pod).await?;
     let ended = wait::until("the pod has ended", Duration::from_secs(60), || async {
-        let phase = pods.get("reach").await?.status.and_then(|status| status.phase);
+        let phase = pods.get(name).await?.status.and_then(|status| status.phase);
         Ok(phase.filter(|phase| phase == "Succeeded" || phase == "Failed"))
     });
-    if ended.await? != "Succeeded" {
-        bail!("the pod has failed:\n{}", cluster.diagnose(namespace).await);
-    }
-    Ok(())
+    ensure!(ended.await? == "Succeeded", "the pod has failed:\n{}", cluster.diagnose(namespace).await);
+    Ok(pods.logs(name, &LogParams::default()).await?)
 }
 
 /// Another process that holds a test bed, in a temporary folder of its own.
