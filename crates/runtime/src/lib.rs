@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows about Kafka, PostgreSQL or Kubernetes.
 
+pub mod catalogue;
 pub mod health;
 pub mod server;
 pub mod shutdown;

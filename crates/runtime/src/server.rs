@@ -10,7 +10,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Registry, TextEncoder};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,15 @@ pub struct BindError {
 #[derive(Clone)]
 struct Shared {
     registry: Registry,
-    process: Registry,
+    own: OwnMetrics,
     health: Health,
+}
+
+/// What every binary exports beside its own metrics.
+#[derive(Clone)]
+pub(crate) struct OwnMetrics {
+    registry: Registry,
+    ready: IntGauge,
 }
 
 /// Opens `port` (0: any free one) on all addresses, IPv6 and IPv4.
@@ -58,7 +66,7 @@ pub async fn bind(port: u16) -> Result<TcpListener, BindError> {
 }
 
 /// Serves until `shutdown` is cancelled, then lets open requests finish for at most two seconds. Beside `registry` it
-/// shows the standard `process_*` metrics (memory, CPU, open files).
+/// shows the standard `process_*` metrics (memory, CPU, open files) and `service_ready`.
 ///
 /// # Errors
 /// When the listener fails.
@@ -68,7 +76,7 @@ pub async fn serve(
     health: Health,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let app = router(Shared { registry, process: process_registry(), health });
+    let app = router(Shared { registry, own: OwnMetrics::new(), health });
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = server => ended,
@@ -81,13 +89,28 @@ async fn drained(shutdown: &CancellationToken) {
     tokio::time::sleep(DRAIN).await;
 }
 
-fn process_registry() -> Registry {
-    let registry = Registry::new();
-    // The registry is new and empty, so only a broken /proc could refuse; the other metrics do not depend on it.
-    if let Err(error) = registry.register(Box::new(ProcessCollector::for_self())) {
-        tracing::warn!(%error, "Process metrics are not available");
+impl OwnMetrics {
+    pub(crate) fn new() -> Self {
+        let registry = Registry::new();
+        // The name and the help are constants, so making the gauge cannot fail; a gauge that it cannot show would not
+        // be a reason to stop either.
+        #[allow(clippy::expect_used)]
+        let ready =
+            IntGauge::new("service_ready", "1 while /readyz answers 200, else 0.").expect("a valid name");
+        for collector in [Box::new(ready.clone()) as Box<_>, Box::new(ProcessCollector::for_self()) as Box<_>]
+        {
+            // The registry is new and empty, so only a broken /proc could refuse; other metrics do not depend on it.
+            if let Err(error) = registry.register(collector) {
+                tracing::warn!(%error, "Process metrics are not available");
+            }
+        }
+        Self { registry, ready }
     }
-    registry
+
+    pub(crate) fn gather(&self, is_ready: bool) -> Vec<MetricFamily> {
+        self.ready.set(is_ready.into());
+        self.registry.gather()
+    }
 }
 
 fn router(shared: Shared) -> Router {
@@ -127,7 +150,7 @@ fn verdict(reason: Option<String>) -> Response {
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     let mut families = shared.registry.gather();
-    families.extend(shared.process.gather());
+    families.extend(shared.own.gather(shared.health.is_ready()));
     match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
@@ -224,6 +247,9 @@ mod tests {
         assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
         assert!(answer.body.contains("# TYPE build_info gauge\n"), "{}", answer.body);
         assert!(answer.body.contains("\nprocess_resident_memory_bytes "), "{}", answer.body);
+        assert!(answer.body.contains("\nservice_ready 0\n"), "{}", answer.body);
+        server.health.set_ready();
+        assert!(server.get("/metrics").await.body.contains("\nservice_ready 1\n"));
     }
 
     #[tokio::test]
