@@ -56,7 +56,7 @@ pub struct Source {
     #[schemars(schema_with = "properties_schema")]
     #[x_kube(
         validation = Rule::new(REFUSED_PROPERTIES_RULE).message(
-            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, partition.assignment.strategy, group.protocol, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
+            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, auto.commit.enable, enable.partition.eof, partition.assignment.strategy, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
         ),
         validation = Rule::new(r"self.all(k, !self[k].contains('\n') && !self[k].contains(';') && !k.contains('=') && !k.contains(';'))").message(
             "`properties` must not hold line breaks or `;`, nor `=` in a name: each entry is one setting of librdkafka"
@@ -65,7 +65,7 @@ pub struct Source {
     pub properties: BTreeMap<String, String>,
 }
 
-const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'partition.assignment.strategy', 'group.protocol']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
+const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'auto.commit.enable', 'enable.partition.eof', 'partition.assignment.strategy']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
 
 fn default_group_id() -> String {
     "analytics-service".to_owned()

@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Print the CustomResourceDefinition as YAML and exit.
     Crd,
+    /// Print the metrics as a Markdown table and exit.
+    MetricsReference,
 }
 
 /// Settings of the controller, each as a flag or a variable of the environment.
@@ -30,7 +32,7 @@ pub struct Settings {
     /// Image of consumers and migrations whose pipeline names none; normally the image of the controller itself.
     #[arg(long, env = "CONSUMER_IMAGE")]
     pub consumer_image: Option<String>,
-    /// Namespace whose pipelines are looked after; empty for all namespaces.
+    /// Namespaces whose pipelines are looked after, separated by commas; empty for all namespaces.
     #[arg(long, env = "WATCH_NAMESPACE", default_value = "")]
     pub watch_namespace: String,
     /// Port of /health, /livez, /readyz and /metrics.
@@ -63,6 +65,21 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The namespaces to watch; one empty name stands for all of them.
+    #[must_use]
+    pub fn watch_namespaces(&self) -> Vec<String> {
+        let mut names: Vec<_> = self
+            .watch_namespace
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() { vec![String::new()] } else { names }
+    }
+
     /// Time from one look at the lag of a pipeline to the next.
     #[must_use]
     pub fn poll_interval(&self) -> Duration {
@@ -85,6 +102,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn namespaces_are_a_list_and_none_means_all() {
+        for (text, expected) in [("", &[""][..]), (" , ", &[""]), ("a", &["a"]), ("b, a,b", &["a", "b"])] {
+            let cli = Cli::try_parse_from(["analytics-controller", "--watch-namespace", text]).unwrap();
+            assert_eq!(cli.settings.watch_namespaces(), expected, "{text:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What every reconcile works with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use analytics_api::AnalyticsPipeline;
-use kube::Client;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt};
 
 use crate::args::Settings;
 use crate::kafka::{Clients, LagError, Reading};
@@ -26,10 +26,10 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Settings of the controller.
     pub(crate) settings: Settings,
-    /// All pipelines, for the search of conflicts.
-    pub(crate) pipelines: Store<Pipeline>,
+    /// All pipelines, for the search of conflicts; a store for each watched namespace.
+    pub(crate) pipelines: Vec<Store<Pipeline>>,
     /// Objects made for pipelines, as the watches see them.
-    pub(crate) stores: Stores,
+    pub(crate) stores: ByNamespace<Stores>,
     /// Referenced Secrets.
     pub(crate) secrets: Secrets,
     /// Kafka clients.
@@ -42,6 +42,23 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// What is remembered of each pipeline, by uid.
     pub(crate) memories: Memories,
+}
+
+/// Something for each watched namespace, or once for all of them under the empty name.
+pub(crate) struct ByNamespace<T> {
+    parts: BTreeMap<String, T>,
+}
+
+impl<T> ByNamespace<T> {
+    /// Takes the parts.
+    pub(crate) fn new(parts: BTreeMap<String, T>) -> Self {
+        Self { parts }
+    }
+
+    /// The part for a namespace; `None` for one that is not watched.
+    pub(crate) fn get(&self, namespace: &str) -> Option<&T> {
+        self.parts.get(namespace).or_else(|| self.parts.get(""))
+    }
 }
 
 /// What is remembered of a pipeline between two reconciles. All of it can be lost: a restart reads the scaling state from the
@@ -94,18 +111,17 @@ impl Memories {
 }
 
 impl Context {
-    /// Forgets pipelines that are gone: their memory and their metrics.
-    pub(crate) fn sweep(self: &Arc<Self>) {
-        let living: std::collections::HashSet<String> = self
-            .pipelines
-            .state()
-            .iter()
-            .filter_map(|pipeline| kube::ResourceExt::uid(pipeline.as_ref()))
-            .collect();
+    /// All pipelines that are watched.
+    pub(crate) fn all_pipelines(&self) -> Vec<Arc<Pipeline>> {
+        self.pipelines.iter().flat_map(Store::state).collect()
+    }
+
+    /// Forgets pipelines that are gone: their memory, their metrics and the watches of their Secrets.
+    pub(crate) fn sweep(&self) {
+        let living: HashSet<_> = self.all_pipelines().iter().filter_map(|pipeline| pipeline.uid()).collect();
         for (namespace, name) in self.memories.forget_unless(|uid| living.contains(uid)) {
             self.metrics.remove_pipeline(&namespace, &name);
-            let user = kube::runtime::reflector::ObjectRef::new(&name).within(&namespace);
-            self.secrets.keep_only(&user, &std::collections::BTreeSet::new());
+            self.secrets.keep_only(&ObjectRef::new(&name).within(&namespace), &BTreeSet::new());
         }
     }
 }

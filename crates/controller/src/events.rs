@@ -39,7 +39,7 @@ pub(crate) fn between(old: &[Condition], new: &[Condition]) -> Vec<Event> {
 
 fn told(before: Option<&Condition>, condition: &Condition) -> Option<Event> {
     let name = condition.type_.as_str();
-    let flipped = before.is_some_and(|before| before.status != condition.status);
+    let was_true = before.is_some_and(|before| before.status == "True");
     match condition.status.as_str() {
         "False" if TELLING_WHEN_FALSE.contains(&name) => {
             // Starting up and being stopped on purpose are no failures.
@@ -56,7 +56,7 @@ fn told(before: Option<&Condition>, condition: &Condition) -> Option<Event> {
             let reason = if name == conditions::SUSPENDED { "Suspended" } else { name };
             Some(event(type_, reason, "Reconcile", &condition.message))
         }
-        "False" if name == conditions::SUSPENDED && flipped => {
+        "False" if name == conditions::SUSPENDED && was_true => {
             Some(event(EventType::Normal, "Resumed", "Reconcile", &condition.message))
         }
         "True" if name == conditions::READY => {

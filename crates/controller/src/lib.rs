@@ -29,3 +29,11 @@ pub fn crd_yaml() -> Result<String, serde_json::Error> {
     let value = serde_json::to_value(crd())?;
     serde_saphyr::to_string(&value).map_err(<serde_json::Error as serde::ser::Error>::custom)
 }
+
+/// Every metric of the controller as a Markdown table, for `docs/metrics.md`.
+///
+/// # Errors
+/// When two metrics have one name, which would be a mistake in the program.
+pub fn metrics_reference() -> Result<String, prometheus::Error> {
+    metrics::Metrics::families().map(analytics_runtime::catalogue::markdown)
+}

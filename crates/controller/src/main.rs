@@ -12,6 +12,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Crd) => print_crd(),
+        Some(Command::MetricsReference) => print_metrics(),
         None => serve(cli).await,
     };
     match outcome {
@@ -27,6 +28,12 @@ async fn main() -> ExitCode {
 fn print_crd() -> Result<(), Box<dyn std::error::Error>> {
     let yaml = analytics_controller::crd_yaml()?;
     std::io::stdout().write_all(yaml.as_bytes())?;
+    Ok(())
+}
+
+fn print_metrics() -> Result<(), Box<dyn std::error::Error>> {
+    let table = analytics_controller::metrics_reference()?;
+    std::io::stdout().write_all(table.as_bytes())?;
     Ok(())
 }
 

@@ -1,10 +1,17 @@
 //! Metrics of the controller.
 
+mod told;
+
 use std::time::Duration;
 
+use analytics_runtime::catalogue::{Catalogue, Family, shared_families};
+use autoscaler::Decision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+use told::Told;
 
 /// Metrics of the controller; registered once, shared by all parts.
 #[derive(Clone)]
@@ -20,6 +27,7 @@ pub(crate) struct Metrics {
     replicas: IntGaugeVec,
     leader: IntGauge,
     lease_failures: IntCounter,
+    told: Told,
 }
 
 const PIPELINE: [&str; 2] = ["namespace", "pipeline"];
@@ -80,23 +88,33 @@ impl Metrics {
                 "analytics_controller_lease_failures_total",
                 "Attempts to read or write the Lease that failed.",
             )?,
+            told: Told::new()?,
         };
-        metrics.add_to(registry)?;
+        metrics.add_to(&mut Catalogue::new(registry))?;
         Ok(metrics)
     }
 
-    fn add_to(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        registry.register(Box::new(self.reconciles.clone()))?;
-        registry.register(Box::new(self.reconcile_seconds.clone()))?;
-        registry.register(Box::new(self.errors.clone()))?;
-        registry.register(Box::new(self.writes.clone()))?;
-        registry.register(Box::new(self.scale_decisions.clone()))?;
-        registry.register(Box::new(self.lag_read_failures.clone()))?;
-        registry.register(Box::new(self.lag_events.clone()))?;
-        registry.register(Box::new(self.lag_seconds.clone()))?;
-        registry.register(Box::new(self.replicas.clone()))?;
-        registry.register(Box::new(self.leader.clone()))?;
-        registry.register(Box::new(self.lease_failures.clone()))
+    /// Every metric that the binary exports, for the reference documentation.
+    pub(crate) fn families() -> Result<Vec<Family>, prometheus::Error> {
+        let (unused, registry) = (Registry::new(), Registry::new());
+        let mut catalogue = Catalogue::new(&registry);
+        Self::register(&unused)?.add_to(&mut catalogue)?;
+        Ok([catalogue.into_families(), shared_families()].concat())
+    }
+
+    fn add_to(&self, catalogue: &mut Catalogue<'_>) -> Result<(), prometheus::Error> {
+        catalogue.add(&self.reconciles)?;
+        catalogue.add(&self.reconcile_seconds)?;
+        catalogue.add(&self.errors)?;
+        catalogue.add(&self.writes)?;
+        catalogue.add(&self.scale_decisions)?;
+        catalogue.add(&self.lag_read_failures)?;
+        catalogue.add(&self.lag_events)?;
+        catalogue.add(&self.lag_seconds)?;
+        catalogue.add(&self.replicas)?;
+        catalogue.add(&self.leader)?;
+        catalogue.add(&self.lease_failures)?;
+        self.told.add_to(catalogue)
     }
 
     /// A reconcile has ended.
@@ -141,8 +159,23 @@ impl Metrics {
         }
     }
 
+    /// What the status says: conditions, the objective in seconds, and why the number of consumers is what it is.
+    pub(crate) fn set_told(
+        &self,
+        namespace: &str,
+        name: &str,
+        conditions: &[Condition],
+        objective: i32,
+        decision: Option<&Decision>,
+    ) {
+        self.told.set_conditions(namespace, name, conditions);
+        self.told.set_objective(namespace, name, objective);
+        self.told.set_decision(namespace, name, decision);
+    }
+
     /// A pipeline is gone.
     pub(crate) fn remove_pipeline(&self, namespace: &str, name: &str) {
+        self.told.remove(namespace, name);
         self.set_lag(namespace, name, None, None);
         for state in ["desired", "existing", "ready"] {
             // An error says only that there was no such series.
@@ -191,6 +224,11 @@ mod tests {
         let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         metrics.set_lag("shop", "clicks", Some(7), None);
         metrics.set_replicas("shop", "clicks", 3, 2, 1);
+        let ready = crate::conditions::Verdict::yes("Ready", "AsExpected", "x");
+        let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
+        metrics.set_told("shop", "clicks", &crate::conditions::follow(&[], &[ready], 1, &time), 30, None);
+        assert!(text().contains(r#"condition="Ready",namespace="shop",pipeline="clicks"} 1"#), "{}", text());
+        assert!(!text().contains(r#"condition="Stalled""#), "unknown is neither true nor false");
         assert!(text().contains(r#"analytics_pipeline_lag_events{namespace="shop",pipeline="clicks"} 7"#));
         assert!(!text().contains("analytics_pipeline_lag_seconds{"));
         metrics.set_lag("shop", "clicks", None, None);

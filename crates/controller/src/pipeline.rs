@@ -126,7 +126,7 @@ fn validated(
     references: &dereference::References,
     context: &Context,
 ) -> Result<ValidatedPipeline, Refusal> {
-    let all = context.pipelines.state();
+    let all = context.all_pipelines();
     let others: Vec<_> = all.iter().filter_map(|other| other.0.as_ref().ok()).collect();
     validate::run(pipeline, references, &others, context.settings.consumer_image.as_deref())
 }
@@ -156,7 +156,8 @@ fn migration(pipeline: &ValidatedPipeline, job: &str, context: &Context) -> Migr
         .iter()
         .filter(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
         .find_map(|pod| observe::trouble(pod));
-    migrate::progress(context.stores.jobs.get(&reference).as_deref(), trouble)
+    let job = context.stores.get(&pipeline.namespace).and_then(|stores| stores.jobs.get(&reference));
+    migrate::progress(job.as_deref(), trouble)
 }
 
 // Status first, then what follows from it: Events and metrics.
@@ -198,6 +199,13 @@ async fn tell(
         lag.and_then(|lag| lag.seconds),
     );
     context.metrics.set_replicas(&memory.name.0, &memory.name.1, report.desired, existing, ready);
+    context.metrics.set_told(
+        &memory.name.0,
+        &memory.name.1,
+        &status.conditions,
+        pipeline.spec.scaling.target_lag_seconds,
+        report.decision.as_ref(),
+    );
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Puts the parts together: health and metrics first, then the Lease, then the controller.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,14 +9,14 @@ use analytics_runtime::{server, shutdown};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use kube::Client;
-use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::{Controller, controller};
 use prometheus::Registry;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Settings;
-use crate::context::{Context, Memories};
+use crate::context::{ByNamespace, Context, Memories, Pipeline};
 use crate::kafka::Clients;
 use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
@@ -78,9 +79,10 @@ async fn lead(
     health: Health,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
+    let namespaces = settings.watch_namespaces();
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = watches::wait_for_crd(&client, &settings.watch_namespace, |reason| {
+        () = watches::wait_for_crd(&client, &namespaces, |reason| {
             tracing::warn!(reason, "Waiting");
             health.set_not_ready(reason);
         }) => {}
@@ -117,16 +119,25 @@ async fn work(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let (controller, stores) = watches::watch(&client, &settings.watch_namespace, settings.concurrency);
-    let (changes, changed) = mpsc::unbounded();
+    let mut controllers = Vec::new();
+    let (mut stores, mut changes, mut pipelines) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for namespace in settings.watch_namespaces() {
+        let (controller, store) = watches::watch(&client, &namespace, settings.concurrency);
+        let (sender, changed) = mpsc::unbounded();
+        pipelines.push(controller.store());
+        stores.insert(namespace.clone(), store);
+        changes.insert(namespace, sender);
+        controllers
+            .push(controller.reconcile_on(changed).graceful_shutdown_on(stop.clone().cancelled_owned()));
+    }
     let reporter =
         Reporter { controller: "analytics-controller".to_owned(), instance: Some(identity(&settings)) };
     let context = Arc::new(Context {
         client: client.clone(),
         kafka: Clients::new(settings.kafka_timeout()),
-        pipelines: controller.store(),
-        stores,
-        secrets: Secrets::new(client.clone(), changes),
+        pipelines,
+        stores: ByNamespace::new(stores),
+        secrets: Secrets::new(client.clone(), ByNamespace::new(changes)),
         http: reqwest::Client::builder().pool_max_idle_per_host(1).build()?,
         recorder: Recorder::new(client, reporter),
         metrics,
@@ -134,9 +145,16 @@ async fn work(
         memories: Memories::default(),
     });
     let sweeper = tokio::spawn(sweep(Arc::clone(&context)));
+    futures::future::join_all(
+        controllers.into_iter().map(|controller| drive(controller, Arc::clone(&context))),
+    )
+    .await;
+    sweeper.abort();
+    Ok(())
+}
+
+async fn drive(controller: Controller<Pipeline>, context: Arc<Context>) {
     controller
-        .reconcile_on(changed)
-        .graceful_shutdown_on(stop.cancelled_owned())
         .run(pipeline::reconcile, pipeline::error_policy, context)
         .for_each(|outcome| async {
             match outcome {
@@ -146,8 +164,6 @@ async fn work(
             }
         })
         .await;
-    sweeper.abort();
-    Ok(())
 }
 
 async fn sweep(context: Arc<Context>) {

@@ -16,11 +16,14 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::task::AbortHandle;
 
-use crate::context::Pipeline;
+use crate::context::{ByNamespace, Pipeline};
 use crate::error::Error;
 
 /// Content of a Secret.
 pub(crate) type Content = Arc<BTreeMap<String, ByteString>>;
+
+/// Where to send pipelines whose Secret changed.
+pub(crate) type Changes = mpsc::UnboundedSender<ObjectRef<Pipeline>>;
 
 /// How long one watch lasts before it is asked for anew; the API server allows just under five minutes.
 const WATCH_SECONDS: u32 = 280;
@@ -60,13 +63,13 @@ impl Drop for Entry {
 pub(crate) struct Secrets {
     client: Client,
     entries: Arc<Mutex<HashMap<Key, Entry>>>,
-    changes: mpsc::UnboundedSender<ObjectRef<Pipeline>>,
+    changes: Arc<ByNamespace<Changes>>,
 }
 
 impl Secrets {
     /// No Secret yet; pipelines to reconcile because a Secret changed are sent to `changes`.
-    pub(crate) fn new(client: Client, changes: mpsc::UnboundedSender<ObjectRef<Pipeline>>) -> Self {
-        Self { client, entries: Arc::default(), changes }
+    pub(crate) fn new(client: Client, changes: ByNamespace<Changes>) -> Self {
+        Self { client, entries: Arc::default(), changes: Arc::new(changes) }
     }
 
     /// Content of a Secret, `None` if there is no such Secret. From now on its changes reconcile `user`.
@@ -134,7 +137,7 @@ impl Secrets {
             entry.known = Known::Nothing;
             for user in &entry.users {
                 // A closed channel means that the controller is stopping.
-                let _ = self.changes.unbounded_send(user.clone());
+                let _ = self.changes.get(&key.namespace).map(|changes| changes.unbounded_send(user.clone()));
             }
         }
     }

@@ -117,8 +117,8 @@ fn pipeline_of(object: &impl ResourceExt) -> Option<ObjectRef<Pipeline>> {
 }
 
 /// Waits until the API server knows the resource, and says how to install it while it does not.
-pub(crate) async fn wait_for_crd(client: &Client, namespace: &str, mut tell: impl FnMut(String)) {
-    let pipelines = api::<AnalyticsPipeline>(client, namespace);
+pub(crate) async fn wait_for_crd(client: &Client, namespaces: &[String], mut tell: impl FnMut(String)) {
+    let pipelines = api::<AnalyticsPipeline>(client, namespaces.first().map_or("", String::as_str));
     let query = kube::api::ListParams::default().limit(1);
     while let Err(error) = pipelines.list_metadata(&query).await {
         let advice = match &error {

@@ -103,7 +103,7 @@ pub(super) fn classify(error: &KafkaError, reported: &[Reported], connection: &C
     let own = Reported { code: code_of(error), detail: error.to_string() };
     let telling = reported.iter().chain(std::iter::once(&own)).max_by_key(|reported| weight(reported.code));
     let Reported { code, detail } = telling.unwrap_or(&own).clone();
-    let detail = detail.replace(['\n', '\r'], " ");
+    let detail = tidy(&detail);
     match code {
         RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
             LagError::AuthenticationFailed { detail }
@@ -126,6 +126,14 @@ pub(super) fn classify(error: &KafkaError, reported: &[Reported], connection: &C
         | RDKafkaErrorCode::RequestTimedOut => LagError::Unreachable { brokers, detail },
         _ => LagError::Failed { brokers, detail },
     }
+}
+
+// What librdkafka adds in brackets (times, counts of repetitions) differs from one attempt to the next; a message that does
+// not would be written to the status each time.
+fn tidy(detail: &str) -> String {
+    let detail = detail.replace(['\n', '\r'], " ");
+    let end = detail.find(" (after ").unwrap_or(detail.len());
+    detail[..end].trim().to_owned()
 }
 
 fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
@@ -193,6 +201,16 @@ mod tests {
             error.to_string().contains("topic `clicks` does not exist on kafka:9092; create it"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_same_failure_has_the_same_words_each_time() {
+        let words = "kafka:9092/bootstrap: Connect to ipv4#198.18.0.1:1 failed: Connection refused";
+        assert_eq!(
+            tidy(&format!("{words} (after 0ms in state CONNECT, 3 identical error(s) suppressed)")),
+            words
+        );
+        assert_eq!(tidy(words), words);
     }
 
     #[test]

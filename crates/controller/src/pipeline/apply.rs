@@ -19,6 +19,7 @@ use super::migrate;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
 use crate::error::Error;
+use crate::watches::Stores;
 
 /// Who owns the fields that the controller sets.
 pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
@@ -54,8 +55,9 @@ pub(crate) async fn run(
     memory: &mut Memory,
 ) -> Result<(), Error> {
     let Objects { service_account, config_map, service, budget, migration, deployment } = objects;
-    let stores = &context.stores;
-    let mut writer = Writer { pipeline, context, memory };
+    // A pipeline of a namespace that is not watched is not reconciled.
+    let Some(stores) = context.stores.get(&pipeline.namespace) else { return Ok(()) };
+    let mut writer = Writer { pipeline, context, stores, memory };
     writer.apply(&service_account, &stores.service_accounts).await?;
     if !pipeline.spec.suspend {
         writer.create_once(&migration, &stores.jobs).await?;
@@ -93,6 +95,7 @@ pub(crate) async fn set_replicas(
 struct Writer<'a> {
     pipeline: &'a ValidatedPipeline,
     context: &'a Context,
+    stores: &'a Stores,
     memory: &'a mut Memory,
 }
 
@@ -181,7 +184,7 @@ impl Writer<'_> {
 
     async fn delete_budget(&mut self) -> Result<(), Error> {
         let name = analytics_api::labels::consumer_name(&self.pipeline.name);
-        let seen = self.context.stores.budgets.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        let seen = self.stores.budgets.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
         let Some(seen) = seen.filter(|seen| self.check_owner("", "", &seen.metadata).is_ok()) else {
             return Ok(());
         };
@@ -196,7 +199,7 @@ impl Writer<'_> {
 
     async fn delete_outdated_jobs(&mut self, current: &str) -> Result<(), Error> {
         let namespace = &self.pipeline.namespace;
-        let jobs = self.context.stores.jobs.state();
+        let jobs = self.stores.jobs.state();
         let jobs = jobs.iter().map(AsRef::as_ref).filter(|job| job.namespace().as_ref() == Some(namespace));
         let api = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(self.context.client.clone(), namespace);
         for name in migrate::outdated(jobs, current, &self.pipeline.owner.uid) {

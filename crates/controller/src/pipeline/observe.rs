@@ -47,7 +47,7 @@ pub(crate) struct Seen {
 /// The consumers of a pipeline, from the watches' stores. (no client required)
 pub(crate) fn fleet(context: &Context, namespace: &str, pipeline: &str) -> Fleet {
     let reference = ObjectRef::new(&labels::consumer_name(pipeline)).within(namespace);
-    let deployment = context.stores.deployments.get(&reference);
+    let deployment = context.stores.get(namespace).and_then(|stores| stores.deployments.get(&reference));
     let pods = pods(context, namespace, pipeline, "consumer");
     deployment.map(|deployment| describe(&deployment, &pods)).unwrap_or_default()
 }
@@ -56,7 +56,7 @@ pub(crate) fn fleet(context: &Context, namespace: &str, pipeline: &str) -> Fleet
 pub(crate) fn pods(context: &Context, namespace: &str, pipeline: &str, component: &str) -> Vec<Arc<Pod>> {
     let has =
         |pod: &Pod, label: &str, value: &str| pod.labels().get(label).is_some_and(|found| found == value);
-    let mut pods = context.stores.pods.state();
+    let mut pods = context.stores.get(namespace).map(|stores| stores.pods.state()).unwrap_or_default();
     pods.retain(|pod| {
         pod.metadata.namespace.as_deref() == Some(namespace)
             && has(pod, labels::LABEL_INSTANCE, pipeline)

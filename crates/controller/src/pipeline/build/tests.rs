@@ -122,3 +122,26 @@ fn a_rotated_password_replaces_the_pods() {
     };
     assert_ne!(hash("postgres://u:old@h/d"), hash("postgres://u:new@h/d"));
 }
+
+/// The consumer refuses to start with a setting that it does not know or cannot read.
+#[test]
+fn the_consumer_understands_every_setting() {
+    for spec in ["{}", FULL] {
+        let objects = run(&fixtures::valid(spec), 1);
+        let mut variables: std::collections::BTreeMap<_, _> = objects.config_map.data.unwrap();
+        let deployment = objects.deployment.spec.unwrap();
+        for variable in deployment.template.spec.unwrap().containers[0].env.iter().flatten() {
+            let value = match variable.name.as_str() {
+                "DATABASE_URL" => "postgres://writer:swordfish@db:5432/shop",
+                _ => "something",
+            };
+            variables.insert(variable.name.clone(), value.to_owned());
+        }
+        // The files are in the pod; here any file has to do.
+        for (_, path) in variables.iter_mut().filter(|(name, _)| name.ends_with("_FILE")) {
+            *path = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").to_owned();
+        }
+        let settings = analytics_consumer::settings::Settings::from_variables(&variables);
+        assert!(settings.is_ok(), "{spec}: {}", settings.err().unwrap());
+    }
+}

@@ -1,0 +1,90 @@
+//! What a pipeline's status says, as metrics: conditions, the objective, and why the number of consumers is what it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use analytics_runtime::catalogue::Catalogue;
+use autoscaler::Decision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use prometheus::{IntGaugeVec, Opts};
+
+use crate::conditions;
+
+type Name = (String, String);
+
+/// Gauges that say what the status says.
+#[derive(Clone)]
+pub(super) struct Told {
+    condition: IntGaugeVec,
+    objective: IntGaugeVec,
+    decision: IntGaugeVec,
+    /// Reason and limit of the decision that has a series now.
+    last: Arc<Mutex<HashMap<Name, (String, String)>>>,
+}
+
+impl Told {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let gauges =
+            |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
+        Ok(Self {
+            condition: gauges(
+                "analytics_pipeline_condition",
+                "Conditions of a pipeline's status: 1 when true, 0 when false; absent while unknown.",
+                &["namespace", "pipeline", "condition"],
+            )?,
+            objective: gauges(
+                "analytics_pipeline_lag_objective_seconds",
+                "Longest wait that the pipeline's owner wants, spec.scaling.targetLagSeconds.",
+                &["namespace", "pipeline"],
+            )?,
+            decision: gauges(
+                "analytics_pipeline_scaling_decision",
+                "Why the number of consumers is what it is: 1 for the reason and the limit of the last decision.",
+                &["namespace", "pipeline", "reason", "limited_by"],
+            )?,
+            last: Arc::default(),
+        })
+    }
+
+    pub(super) fn add_to(&self, catalogue: &mut Catalogue<'_>) -> Result<(), prometheus::Error> {
+        catalogue.add(&self.condition)?;
+        catalogue.add(&self.objective)?;
+        catalogue.add(&self.decision)
+    }
+
+    pub(super) fn set_conditions(&self, namespace: &str, name: &str, conditions: &[Condition]) {
+        for condition in conditions {
+            let value = match condition.status.as_str() {
+                "True" => Some(1),
+                "False" => Some(0),
+                _ => None,
+            };
+            super::set(&self.condition, &[namespace, name, &condition.type_], value);
+        }
+    }
+
+    pub(super) fn set_objective(&self, namespace: &str, name: &str, seconds: i32) {
+        super::set(&self.objective, &[namespace, name], Some(seconds.into()));
+    }
+
+    pub(super) fn set_decision(&self, namespace: &str, name: &str, decision: Option<&Decision>) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let new = decision.map(|decision| (decision.reason.to_string(), decision.limited_by.to_string()));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((reason, limit)) = last.remove(&key) {
+            super::set(&self.decision, &[namespace, name, &reason, &limit], None);
+        }
+        if let Some((reason, limit)) = new {
+            super::set(&self.decision, &[namespace, name, &reason, &limit], Some(1));
+            last.insert(key, (reason, limit));
+        }
+    }
+
+    pub(super) fn remove(&self, namespace: &str, name: &str) {
+        for condition in conditions::ALL {
+            super::set(&self.condition, &[namespace, name, condition], None);
+        }
+        super::set(&self.objective, &[namespace, name], None);
+        self.set_decision(namespace, name, None);
+    }
+}
