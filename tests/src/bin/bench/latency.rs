@@ -1,0 +1,89 @@
+//! From the producer's call to the committed row, at a steady rate.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::PgConnection;
+use testbed::generator::Options;
+use testbed::{Consumer, ConsumerOptions, wait};
+
+use crate::arguments::Arguments;
+use crate::bed::{self, Bed};
+use crate::load::{self, Filling};
+use crate::table::grouped;
+use crate::usage;
+
+/// The first seconds open connections and find the group; they are not what a steady state is.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// Measures and says the result in a few lines.
+pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<String> {
+    let topic = "latency";
+    bed.kafka.create_topic(topic, arguments.partitions).await?;
+    let database = bed.database().await?;
+    let options = ConsumerOptions::new(&bed.kafka, topic, &database.url);
+    bed.settle().await?;
+    let mut consumer = Consumer::start("bench", &options)?;
+    consumer.ready().await?;
+    let options = Options {
+        partitions: arguments.partitions,
+        spread: Duration::ZERO,
+        duplicates: 0.0,
+        malformed: 0.0,
+        ..Options::default()
+    };
+    let filling = Filling { topic: topic.to_owned(), events: 0, options };
+    let mut session = bed::connect(&database.url).await?;
+    let flushed = flushes(&mut session).await?;
+    let before = usage::of_process(consumer.id())?;
+    let config = bed.kafka.client_config();
+    let duration = WARM_UP + Duration::from_secs(arguments.latency_seconds);
+    let rate = arguments.latency_rate as f64;
+    let filled =
+        tokio::task::spawn_blocking(move || load::steady(config, &filling, rate, duration)).await??;
+    wait::until_true("every event is stored", Duration::from_secs(30), || async {
+        let mut session = bed::connect(&database.url).await?;
+        let rows = bed::number(&mut session, "SELECT count(*) FROM events").await?;
+        Ok(rows.unsigned_abs() == filled.counts.distinct)
+    })
+    .await
+    .with_context(|| consumer.log())?;
+    let after = usage::of_process(consumer.id())?;
+    drop(consumer);
+    let text = report(&mut session, rate, flushed).await?;
+    let busy = (after.0 - before.0) / duration.as_secs_f64() * 100.0;
+    drop(session);
+    bed.drop(database).await?;
+    Ok(format!("{text}; the consumer used {busy:.1} % of a core, peak {} MiB", after.1 >> 20))
+}
+
+async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Result<String> {
+    type Row = (Vec<f64>, f64, i64, i64);
+    let (percentiles, most, events, commits): Row = sqlx::query_as(
+        "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
+           extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events) \
+         SELECT percentile_cont(ARRAY[0.5, 0.99, 0.999]) WITHIN GROUP (ORDER BY (committed - sent)::float8 / 1000), \
+           (max(committed - sent) / 1000)::float8, count(*), count(DISTINCT committed) \
+         FROM timed WHERE sent >= (SELECT min(sent) FROM timed) + $1",
+    )
+    .bind(i64::try_from(WARM_UP.as_micros())?)
+    .fetch_one(&mut *session)
+    .await?;
+    let after = flushes(session).await?;
+    let flush = (after.1 - before.1) / ((after.0 - before.0).max(1) as f64);
+    Ok(format!(
+        "latency at {rate} events/s, produce to commit, over {} events in {} transactions: p50 {:.2} ms, p99 {:.2} ms, \
+         p99.9 {:.2} ms, most {most:.1} ms (PostgreSQL takes the commit's time before it flushes its log, which took \
+         {flush:.2} ms more on average)",
+        grouped(events.unsigned_abs()),
+        grouped(commits.unsigned_abs()),
+        percentiles[0],
+        percentiles[1],
+        percentiles[2],
+    ))
+}
+
+/// How often PostgreSQL has flushed its log so far, and the milliseconds that took.
+async fn flushes(session: &mut PgConnection) -> Result<(i64, f64)> {
+    Ok(sqlx::query_as("SELECT wal_sync, wal_sync_time FROM pg_stat_wal").fetch_one(session).await?)
+}

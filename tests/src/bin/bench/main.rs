@@ -1,0 +1,215 @@
+//! How fast the consumer is, measured beside the fastest thing that can be done with the same rows on the same server.
+//!
+//! Everything of one invocation happens on one Kafka and one PostgreSQL, one run after the other, each into a fresh
+//! database and with a fresh group; rows are counted after each. Times are those of PostgreSQL's commits.
+
+mod arguments;
+mod bed;
+mod floor;
+mod growth;
+mod latency;
+mod load;
+mod peer;
+mod table;
+mod throughput;
+mod usage;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use testbed::generator::Options;
+
+use arguments::{Arguments, Part};
+use bed::Bed;
+use load::Filled;
+use table::{Figures, grouped};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Bench::run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Progress, beside the result on standard output.
+#[allow(clippy::print_stderr)]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
+#[allow(clippy::print_stdout)]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// A benchmark under way.
+struct Bench {
+    arguments: Arguments,
+    bed: Bed,
+    began: Instant,
+    runs: Vec<Figures>,
+    remarks: Vec<String>,
+}
+
+impl Bench {
+    async fn run(arguments: Arguments) -> Result<()> {
+        bed::require_events(arguments.events)?;
+        let quiet = machine_load().await?;
+        if arguments.wants(Part::Peers) {
+            peer::build().await?;
+        }
+        let bed = Bed::start().await?;
+        let mut bench = Self { arguments, bed, began: Instant::now(), runs: Vec::new(), remarks: Vec::new() };
+        bench.remarks.push(quiet);
+        let result = bench.measure().await;
+        // What was measured before a failure is still worth reading.
+        print(&format!("\n{}", table::render(&bench.runs)));
+        bench.remarks.iter().for_each(|remark| print(remark));
+        result?;
+        let wrong = bench.runs.iter().filter(|run| run.wrong.is_some()).count();
+        ensure!(wrong == 0, "{wrong} runs stored a wrong number of rows: see the table");
+        Ok(())
+    }
+
+    async fn measure(&mut self) -> Result<()> {
+        let plain =
+            self.fill("plain", self.arguments.events, self.options(self.arguments.partitions)).await?;
+        self.floor_and_consumer(&plain).await?;
+        if self.arguments.wants(Part::Variants) {
+            self.variants(&plain).await?;
+        }
+        if self.arguments.wants(Part::Partitions) || self.arguments.backlog.is_some() {
+            self.partitions().await?;
+        }
+        if self.arguments.wants(Part::Peers) {
+            self.peers(&plain).await?;
+        }
+        if self.arguments.wants(Part::Latency) {
+            self.say("latency");
+            let latency = latency::measure(&mut self.bed, &self.arguments).await?;
+            self.remarks.push(latency);
+        }
+        if self.arguments.wants(Part::Growth) {
+            self.growth(&plain).await?;
+        }
+        Ok(())
+    }
+
+    /// The floor copies what the consumer has stored, so the consumer comes first and stands second.
+    async fn floor_and_consumer(&mut self, plain: &Filled) -> Result<()> {
+        let database = self.bed.database().await?;
+        let run =
+            throughput::consumer(&self.bed, &database, "consumer, deduplication by content", plain, &[])
+                .await?;
+        self.say("exporting its rows for the floor");
+        let export = floor::Export::take(&database).await?;
+        self.bed.drop(database).await?;
+        for floor in [
+            floor::whole(&mut self.bed, &export).await?,
+            floor::halves(&mut self.bed, &export).await?,
+            floor::keyless(&mut self.bed, &export).await?,
+            run,
+        ] {
+            self.add(floor);
+        }
+        Ok(())
+    }
+
+    async fn variants(&mut self, plain: &Filled) -> Result<()> {
+        self.consumer("consumer, no deduplication", plain, &[("DEDUPLICATION_MODE", "none")]).await?;
+        let (events, options) = (self.arguments.events, self.options(self.arguments.partitions));
+        let doubled = self.fill("doubled", events, Options { duplicates: 0.05, ..options.clone() }).await?;
+        self.consumer("consumer, 5 % duplicates", &doubled, &[]).await?;
+        let spoilt = self.fill("spoilt", events, Options { malformed: 0.001, ..options }).await?;
+        self.consumer("consumer, 0.1 % bad records", &spoilt, &[]).await
+    }
+
+    async fn partitions(&mut self) -> Result<()> {
+        let partitions = self.arguments.many_partitions;
+        if self.arguments.wants(Part::Partitions) {
+            let many = self.fill("many", self.arguments.events, self.options(partitions)).await?;
+            self.consumer(&format!("consumer, {partitions} partitions"), &many, &[]).await?;
+        }
+        if let Some(backlog) = self.arguments.backlog {
+            let waiting = self.fill("backlog", backlog, self.options(partitions)).await?;
+            let name = format!("consumer, backlog of {} in {partitions} partitions", grouped(backlog));
+            self.consumer(&name, &waiting, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn peers(&mut self, plain: &Filled) -> Result<()> {
+        for (name, unique) in [("Go consumer, no unique key", false), ("Go consumer, unique key", true)] {
+            let database = self.bed.migrated().await?;
+            let run = throughput::peer(&self.bed, &database, name, plain, unique).await?;
+            self.bed.drop(database).await?;
+            self.add(run);
+        }
+        Ok(())
+    }
+
+    async fn growth(&mut self, plain: &Filled) -> Result<()> {
+        self.consumer("consumer, 0 rows in the table, again", plain, &[]).await?;
+        for rows in self.arguments.growth_rows.clone() {
+            self.say(&format!("making a table of {} rows", grouped(rows)));
+            let database = growth::prepare(&mut self.bed, rows).await?;
+            let name = format!("consumer, {} rows in the table", grouped(rows));
+            let run = throughput::consumer(&self.bed, &database, &name, plain, &[]).await?;
+            self.bed.drop(database).await?;
+            self.add(run);
+        }
+        Ok(())
+    }
+
+    async fn consumer(&mut self, name: &str, filled: &Filled, settings: &[(&str, &str)]) -> Result<()> {
+        let database = self.bed.database().await?;
+        let run = throughput::consumer(&self.bed, &database, name, filled, settings).await?;
+        self.bed.drop(database).await?;
+        self.add(run);
+        Ok(())
+    }
+
+    async fn fill(&mut self, topic: &str, events: u64, options: Options) -> Result<Filled> {
+        let began = Instant::now();
+        let filled = self.bed.fill(topic, events, options).await?;
+        let (seconds, bytes) = (began.elapsed().as_secs_f64(), filled.counts.payload_bytes / events.max(1));
+        self.say(&format!(
+            "{} events of {bytes} bytes in topic {topic} after {seconds:.1} s",
+            grouped(events)
+        ));
+        Ok(filled)
+    }
+
+    fn options(&self, partitions: i32) -> Options {
+        let spread = Duration::from_secs(self.arguments.lateness);
+        Options { partitions, spread, duplicates: 0.0, malformed: 0.0, ..Options::default() }
+    }
+
+    fn add(&mut self, run: Figures) {
+        let wrong = run.wrong.as_deref().map(|wrong| format!(", WRONG: {wrong}")).unwrap_or_default();
+        self.say(&format!("{}: {} events/s{wrong}", run.name, grouped(run.rate() as u64)));
+        self.runs.push(run);
+    }
+
+    fn say(&self, text: &str) {
+        tell(&format!("{:6.1} s  {text}", self.began.elapsed().as_secs_f64()));
+    }
+}
+
+/// How busy the machine is before anything was started: figures of a busy one mean little.
+async fn machine_load() -> Result<String> {
+    let (before, clock) = (usage::of_machine()?, Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let cores = std::thread::available_parallelism()?.get();
+    let busy = (usage::of_machine()? - before) / clock.elapsed().as_secs_f64() / cores as f64 * 100.0;
+    let warning = if busy > 10.0 { ": TOO BUSY FOR FIGURES TO MEAN MUCH" } else { "" };
+    Ok(format!("{cores} cores, {busy:.0} % busy with other things before the first run{warning}"))
+}

@@ -1,0 +1,135 @@
+//! The figures of each run, and the one table of them all.
+
+use std::fmt::Write as _;
+
+/// What one run has shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures {
+    /// What was run.
+    pub(crate) name: String,
+    /// Records read, or rows copied.
+    pub(crate) records: u64,
+    /// From the start of the process to its last commit.
+    pub(crate) seconds: f64,
+    /// Records per second between the first and the last commit, without those of the first.
+    pub(crate) flowing: Option<f64>,
+    /// CPU time of the process, user and system.
+    pub(crate) cpu_seconds: Option<f64>,
+    /// The most memory it had, resident.
+    pub(crate) peak_bytes: Option<u64>,
+    /// CPU time of the whole machine, servers included.
+    pub(crate) machine_seconds: f64,
+    /// Why the result is wrong, if it is.
+    pub(crate) wrong: Option<String>,
+}
+
+impl Figures {
+    /// Records per second from the start of the process.
+    pub(crate) fn rate(&self) -> f64 {
+        self.records as f64 / self.seconds
+    }
+
+    fn per_million(&self, seconds: f64) -> f64 {
+        seconds * 1e6 / self.records as f64
+    }
+
+    fn cells(&self, floor: f64) -> [String; 9] {
+        let blank = || "–".to_owned();
+        [
+            self.name.clone(),
+            grouped(self.records),
+            grouped(self.rate() as u64),
+            format!("{:.2}", self.rate() / floor),
+            self.flowing.map_or_else(blank, |rate| grouped(rate as u64)),
+            self.cpu_seconds.map_or_else(blank, |seconds| format!("{:.2}", self.per_million(seconds))),
+            self.peak_bytes.map_or_else(blank, |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20))),
+            format!("{:.1}", self.per_million(self.machine_seconds)),
+            self.wrong.clone().unwrap_or_else(|| "right".to_owned()),
+        ]
+    }
+}
+
+const HEADINGS: [&str; 9] = [
+    "run",
+    "records",
+    "events/s",
+    "× floor",
+    "from the first row",
+    "CPU-s per million",
+    "peak RSS MiB",
+    "machine CPU-s per million",
+    "count",
+];
+
+/// Renders a Markdown table that is also readable as it is. The first run is the floor.
+pub(crate) fn render(runs: &[Figures]) -> String {
+    let floor = runs.first().map_or(f64::NAN, Figures::rate);
+    let rows: Vec<[String; 9]> = runs.iter().map(|run| run.cells(floor)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default().max(HEADINGS[column].chars().count())
+    };
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let mut text = line(&HEADINGS.map(str::to_owned), &widths);
+    for (column, width) in widths.iter().enumerate() {
+        let _ = write!(text, "|-{}{}", "-".repeat(*width), if column == 0 { "-" } else { ":" });
+    }
+    text.push_str("|\n");
+    rows.iter().for_each(|row| text.push_str(&line(row, &widths)));
+    text
+}
+
+fn line(cells: &[String; 9], widths: &[usize]) -> String {
+    let mut text = String::new();
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let padding = " ".repeat(width - cell.chars().count());
+        let _ =
+            if column == 0 { write!(text, "| {cell}{padding} ") } else { write!(text, "| {padding}{cell} ") };
+    }
+    text + "|\n"
+}
+
+/// A number with its thousands apart.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_apart() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn every_run_is_compared_with_the_first_and_calculated_per_million() {
+        let floor = Figures { name: "floor".into(), records: 1_000, seconds: 1.0, ..Figures::default() };
+        let run = Figures {
+            name: "run".into(),
+            records: 500_000,
+            seconds: 250.0,
+            flowing: Some(2_500.0),
+            cpu_seconds: Some(1.0),
+            peak_bytes: Some(3 << 19),
+            machine_seconds: 4.0,
+            wrong: None,
+        };
+        let text = render(&[floor, run]);
+        let cells: Vec<&str> = text.lines().nth(3).unwrap().split('|').map(str::trim).collect();
+        assert_eq!(cells[1..10], ["run", "500,000", "2,000", "2.00", "2,500", "2.00", "1.5", "8.0", "right"]);
+        let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+    }
+}
