@@ -8,6 +8,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::source::{SECRET_NAME_MESSAGE, SECRET_NAME_RULE};
+
 /// How consumer pods look.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -15,6 +17,9 @@ pub struct Consumer {
     /// Image of the consumers. Unset: the image that the controller was told to use, normally its own. Example: `registry.example.com/analytics-pipeline:1.2.3`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[^\\s]+$')").message(
+        "`image` must not hold white space, for example registry.example.com/analytics-pipeline:1.2.3"
+    ))]
     pub image: Option<String>,
 
     /// When the node pulls the image: `Always`, `IfNotPresent` or `Never`. Unset: the rule of Kubernetes (`Always` for the tag `latest`, else `IfNotPresent`).
@@ -145,6 +150,7 @@ impl ImagePullPolicy {
 pub struct ImagePullSecret {
     /// Name of the Secret, in the namespace of the pipeline.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_NAME_RULE).message(SECRET_NAME_MESSAGE))]
     pub name: String,
 }
 

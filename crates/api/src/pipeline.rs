@@ -73,6 +73,11 @@ pub const MAX_NAME_LENGTH: usize = 46;
         "self.scaling.mode != 'Lag' || self.scaling.minReplicas * 2 <= self.sink.maxConnections"
     ).message(
         "`sink.maxConnections` must be at least two for each of `scaling.minReplicas`: every consumer keeps two connections; raise `sink.maxConnections` or lower `scaling.minReplicas`"
+    ),
+    validation = Rule::new(
+        "self.scaling.mode == 'Lag' || !has(self.scaling.replicas) || self.scaling.replicas * 2 <= self.sink.maxConnections"
+    ).message(
+        "`sink.maxConnections` must be at least two for each of `scaling.replicas`: every consumer keeps two connections; raise `sink.maxConnections` or lower `scaling.replicas`"
     )
 )]
 #[serde(rename_all = "camelCase")]

@@ -22,6 +22,11 @@ use serde::{Deserialize, Serialize};
     ),
     validation = Rule::new("self.onUnknown == 'Floor' || !has(self.unknownFloorReplicas)").message(
         "`unknownFloorReplicas` may not be set when `onUnknown` is Hold: set `onUnknown` to Floor, or remove it"
+    ),
+    validation = Rule::new(
+        "!has(self.unknownFloorReplicas) || !has(self.maxReplicas) || self.unknownFloorReplicas <= self.maxReplicas"
+    ).message(
+        "`unknownFloorReplicas` must be less than or equal to `maxReplicas`"
     )
 )]
 pub struct Scaling {

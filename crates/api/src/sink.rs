@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::SecretKeyRef;
+use crate::source::{SECRET_KEY_MESSAGE, SECRET_KEY_RULE, SECRET_NAME_MESSAGE, SECRET_NAME_RULE};
 
 /// Where events go to: a PostgreSQL table.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,10 +50,12 @@ const fn default_max_connections() -> i32 {
 pub struct DatabaseUrlRef {
     /// Name of the Secret, in the namespace of the pipeline. Example: `analytics-db`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_NAME_RULE).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// Key of the URL in the Secret. Default: `url`.
     #[serde(default = "default_url_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub key: String,
 }
 

@@ -13,9 +13,9 @@ pub struct Source {
     /// Addresses of some brokers of the Kafka cluster, `host:port`, separated by commas. Example: `kafka-0.kafka:9092,kafka-1.kafka:9092`.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new(
-        r"self.matches('^(\\[[0-9A-Fa-f:]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5}(,(\\[[0-9A-Fa-f:]+\\]|[A-Za-z0-9._-]+):[0-9]{1,5})*$')"
+        r"self.matches('^(\\[[0-9A-Fa-f:]+\\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])(,(\\[[0-9A-Fa-f:]+\\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))*$')"
     ).message(
-        "`bootstrapServers` must be `host:port` pairs separated by commas without spaces, for example kafka-0:9092,kafka-1:9092"
+        "`bootstrapServers` must be `host:port` pairs separated by commas without spaces, with ports from 1 to 65535, for example kafka-0:9092,kafka-1:9092"
     ))]
     pub bootstrap_servers: String,
 
@@ -56,7 +56,7 @@ pub struct Source {
     #[schemars(schema_with = "properties_schema")]
     #[x_kube(
         validation = Rule::new(REFUSED_PROPERTIES_RULE).message(
-            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, auto.commit.enable, enable.partition.eof, partition.assignment.strategy, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
+            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, auto.commit.enable, enable.partition.eof, enable.ssl.certificate.verification, enable.sasl.oauthbearer.unsecure.jwt, partition.assignment.strategy, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
         ),
         validation = Rule::new(r"self.all(k, !self[k].contains('\n') && !self[k].contains(';') && !k.contains('=') && !k.contains(';'))").message(
             "`properties` must not hold line breaks or `;`, nor `=` in a name: each entry is one setting of librdkafka"
@@ -65,7 +65,13 @@ pub struct Source {
     pub properties: BTreeMap<String, String>,
 }
 
-const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'auto.commit.enable', 'enable.partition.eof', 'partition.assignment.strategy']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
+const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'auto.commit.enable', 'enable.partition.eof', 'enable.ssl.certificate.verification', 'enable.sasl.oauthbearer.unsecure.jwt', 'partition.assignment.strategy']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
+
+pub(crate) const SECRET_NAME_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')";
+pub(crate) const SECRET_NAME_MESSAGE: &str = "`name` must be the name of a Secret: lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
+pub(crate) const SECRET_KEY_RULE: &str = "self.matches('^[-._a-zA-Z0-9]+$')";
+pub(crate) const SECRET_KEY_MESSAGE: &str =
+    "a key of a Secret must hold only letters, digits, `-`, `_` and `.`";
 
 fn default_group_id() -> String {
     "analytics-service".to_owned()
@@ -207,14 +213,17 @@ impl Mechanism {
 pub struct CredentialsRef {
     /// Name of the Secret, in the namespace of the pipeline. Example: `kafka-user`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_NAME_RULE).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// Key of the user name in the Secret. Default: `username`.
     #[serde(default = "default_username_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub username_key: String,
     /// Key of the password in the Secret. Default: `password`.
     #[serde(default = "default_password_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub password_key: String,
 }
 
@@ -232,10 +241,12 @@ fn default_password_key() -> String {
 pub struct SecretKeyRef {
     /// Name of the Secret, in the namespace of the pipeline. Example: `kafka-ca`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_NAME_RULE).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// Key of the certificate (PEM) in the Secret. Default: `ca.crt`.
     #[serde(default = "default_ca_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub key: String,
 }
 
@@ -249,14 +260,17 @@ fn default_ca_key() -> String {
 pub struct ClientCertificateRef {
     /// Name of the Secret, in the namespace of the pipeline. Example: `kafka-client`.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_NAME_RULE).message(SECRET_NAME_MESSAGE))]
     pub name: String,
     /// Key of the certificate (PEM) in the Secret. Default: `tls.crt`.
     #[serde(default = "default_certificate_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub certificate_key: String,
     /// Key of the private key (PEM) in the Secret. Default: `tls.key`.
     #[serde(default = "default_private_key_key")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(SECRET_KEY_RULE).message(SECRET_KEY_MESSAGE))]
     pub private_key_key: String,
 }
 
