@@ -3,6 +3,7 @@
 //! This runs beside the reading thread, so that a database that is away keeps nobody from polling: the process stays
 //! in the group, and partitions begin as soon as their offsets can be read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::status::Status;
 
 /// How long one question to Kafka may take.
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the same question about one partition may take when it failed for all together.
+const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a partition that waits for a person is looked at again.
 const GAP_RECHECK: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,8 @@ enum ClaimError {
     Kafka(#[from] KafkaError),
     #[error("{0}")]
     Gap(Gap),
+    #[error("Kafka does not say where the partition's log begins and ends")]
+    NoLog,
     #[error("the claim was interrupted: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
 }
@@ -104,8 +109,22 @@ impl Claims {
             }
         };
         let (mut failed, mut gaps) = (Vec::new(), Vec::new());
+        let mut claimed = Vec::new();
         for (partition, generation) in std::mem::take(pending) {
-            match self.claim(&mut connection, partition).await {
+            match offsets::claim(&mut connection, &self.statements, &self.owner, partition).await {
+                Ok(stored) => claimed.push((partition, generation, stored)),
+                Err(error) => {
+                    let error = ClaimError::from(error);
+                    tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
+                    failed.push((partition, generation));
+                }
+            }
+        }
+        // After the claims: a log's end that is older than a stored offset could lie before it.
+        let logs = self.logs(claimed.iter().map(|(partition, ..)| *partition).collect()).await;
+        for (partition, generation, stored) in claimed {
+            let log = logs.get(&partition).copied();
+            match self.begin(&mut connection, partition, stored, log).await {
                 Ok(offset) => {
                     self.status.database_up();
                     self.status.gap_closed(partition);
@@ -143,11 +162,57 @@ impl Claims {
         pause
     }
 
-    async fn claim(&self, connection: &mut PgConnection, partition: i32) -> Result<i64, ClaimError> {
-        let stored = offsets::claim(connection, &self.statements, &self.owner, partition).await?;
-        let (low, high) = self
-            .ask(move |consumer, topic| consumer.fetch_watermarks(topic, partition, KAFKA_TIMEOUT))
-            .await?;
+    /// Where each of these logs begins and ends. One pair of requests for all of them: a broker answers the requests of
+    /// a connection one after the other, and each would wait for a fetch that waits for records (fetch.wait.max.ms).
+    async fn logs(&self, partitions: Vec<i32>) -> HashMap<i32, (i64, i64)> {
+        if partitions.is_empty() {
+            return HashMap::new();
+        }
+        let ask = |edge: Offset| {
+            let partitions = partitions.clone();
+            self.ask(move |consumer, topic| {
+                let mut list = TopicPartitionList::new();
+                for partition in partitions {
+                    list.add_partition_offset(topic, partition, edge)?;
+                }
+                // In Kafka's ListOffsets request the edges of a log are times with special values.
+                consumer.offsets_for_times(list, KAFKA_TIMEOUT)
+            })
+        };
+        match tokio::try_join!(ask(Offset::Beginning), ask(Offset::End)) {
+            Ok((lows, highs)) => {
+                let (lows, highs) = (numbers(&lows), numbers(&highs));
+                lows.into_iter().filter_map(|(id, low)| Some((id, (low, *highs.get(&id)?)))).collect()
+            }
+            // One partition without a leader fails the question for all: then each is asked about alone.
+            Err(error) => {
+                tracing::warn!(%error, "Kafka does not say where the logs begin and end; asking for each alone");
+                self.logs_one_by_one(&partitions).await
+            }
+        }
+    }
+
+    async fn logs_one_by_one(&self, partitions: &[i32]) -> HashMap<i32, (i64, i64)> {
+        let mut logs = HashMap::new();
+        for &partition in partitions {
+            let question = move |consumer: &Consumer, topic: &str| {
+                consumer.fetch_watermarks(topic, partition, ALONE_TIMEOUT)
+            };
+            if let Ok(log) = self.ask(question).await {
+                logs.insert(partition, log);
+            }
+        }
+        logs
+    }
+
+    async fn begin(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        stored: Option<i64>,
+        log: Option<(i64, i64)>,
+    ) -> Result<i64, ClaimError> {
+        let (low, high) = log.ok_or(ClaimError::NoLog)?;
         let committed = if stored.is_none() { self.committed(partition).await? } else { None };
         let known = Known { stored, committed, low, high };
         match start(&known, self.start_from, self.on_offset_gap) {
@@ -187,19 +252,22 @@ impl Claims {
         partition: i32,
         low: i64,
     ) -> Result<i64, ClaimError> {
-        let ends = self
+        // The claim of another partition may have stored them all a moment ago.
+        if let Some(stored) = offsets::claim(connection, &self.statements, &self.owner, partition).await? {
+            return Ok(stored);
+        }
+        let partitions: Vec<i32> = self
             .ask(|consumer, topic| {
                 let metadata = consumer.client().fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
-                let partitions = metadata
-                    .topics()
-                    .iter()
-                    .flat_map(|topic| topic.partitions())
-                    .map(|partition| partition.id());
-                partitions
-                    .map(|id| Ok((id, consumer.fetch_watermarks(topic, id, KAFKA_TIMEOUT)?.1)))
-                    .collect::<Result<Vec<_>, KafkaError>>()
+                let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+                Ok(partitions.map(|partition| partition.id()).collect())
             })
             .await?;
+        let logs = self.logs(partitions.clone()).await;
+        let ends = partitions
+            .iter()
+            .map(|id| Ok((*id, logs.get(id).ok_or(ClaimError::NoLog)?.1)))
+            .collect::<Result<Vec<_>, ClaimError>>()?;
         offsets::create_all_once(connection, &self.statements, &self.owner, &ends).await?;
         Ok(offsets::create(connection, &self.statements, &self.owner, partition, low).await?)
     }
@@ -226,4 +294,13 @@ impl Claims {
         let (consumer, topic) = (Arc::clone(&self.consumer), Arc::clone(&self.owner.topic));
         Ok(tokio::task::spawn_blocking(move || question(&consumer, &topic)).await??)
     }
+}
+
+/// The offsets of those partitions for which Kafka gave one.
+fn numbers(list: &TopicPartitionList) -> HashMap<i32, i64> {
+    let known = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
+        (Ok(()), Offset::Offset(offset)) => Some((element.partition(), offset)),
+        _ => None,
+    });
+    known.collect()
 }
