@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use analytics_api::AnalyticsPipeline;
 use futures::channel::mpsc;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::task::AbortHandle;
@@ -27,7 +28,7 @@ pub(crate) type Changes = mpsc::UnboundedSender<ObjectRef<Pipeline>>;
 
 /// How long one watch lasts before it is asked for anew; the API server allows just under five minutes.
 const WATCH_SECONDS: u32 = 280;
-/// Pause after a watch that failed.
+/// Pause after a watch that failed, longer after each further one.
 const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -155,23 +156,32 @@ impl Secrets {
 }
 
 async fn watch(secrets: Secrets, key: Key) {
+    let mut failures: u32 = 0;
     loop {
-        if let Err(error) = watch_once(&secrets, &key).await {
-            tracing::warn!(namespace = key.namespace, secret = key.name, %error, "Watching a Secret failed; trying again");
-            secrets.forget(&key);
-            tokio::time::sleep(RETRY).await;
+        match watch_once(&secrets, &key).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                // Meanwhile every reconcile reads the Secret anew, so nothing is missed.
+                let (namespace, secret) = (key.namespace.as_str(), key.name.as_str());
+                if failures == 0 {
+                    tracing::warn!(namespace, secret, %error, "Watching a Secret failed; it is read each time until that works again");
+                }
+                secrets.forget(&key);
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(RETRY.saturating_mul(failures.min(12))).await;
+            }
         }
-        // It may have been deleted between two watches.
-        secrets.forget(&key);
     }
 }
 
 async fn watch_once(secrets: &Secrets, key: &Key) -> Result<(), kube::Error> {
+    let version = current_version(secrets, key).await?;
+    // What was read before this moment may be out of date already, and no event will say so.
+    secrets.forget(key);
     let api = Api::<Secret>::namespaced(secrets.client.clone(), &key.namespace);
     let parameters =
         WatchParams::default().fields(&format!("metadata.name={}", key.name)).timeout(WATCH_SECONDS);
-    // Version 0: the watch begins with what there is, from the API server's cache.
-    let mut events = api.watch_metadata(&parameters, "0").await?.boxed();
+    let mut events = api.watch_metadata(&parameters, &version).await?.boxed();
     while let Some(event) = events.try_next().await? {
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
@@ -183,4 +193,12 @@ async fn watch_once(secrets: &Secrets, key: &Key) -> Result<(), kube::Error> {
         }
     }
     Ok(())
+}
+
+// A watch needs a version to begin with. A list of Secrets would give one, and the right to all of them with it; a list of at
+// most one pipeline gives one, too: versions count the revisions of the one store behind all resources.
+async fn current_version(secrets: &Secrets, key: &Key) -> Result<String, kube::Error> {
+    let api = Api::<AnalyticsPipeline>::namespaced(secrets.client.clone(), &key.namespace);
+    let list = api.list_metadata(&ListParams::default().limit(1)).await?;
+    Ok(list.metadata.resource_version.unwrap_or_default())
 }

@@ -23,7 +23,7 @@ const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 /// The autoscaler's memory alone is written no more often than this.
 const MEMORY_EVERY: Duration = Duration::from_secs(300);
 /// A longer memory stays out of the resource.
-const MEMORY_BYTES: usize = 32 * 1024;
+const MEMORY_BYTES: usize = 64 * 1024;
 
 /// What a reconcile has to say.
 #[derive(Clone, Debug, Default)]

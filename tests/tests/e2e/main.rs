@@ -1,0 +1,63 @@
+//! The whole path on a real cluster: what a user applies, what comes of it, and what they are told when it cannot.
+//!
+//! One cluster, one Kafka and one PostgreSQL serve all scenarios; each has a namespace, a topic and a database of its own, so
+//! they run side by side. The operator is installed as a user would install it, with its own rights and no more.
+
+mod bad_input;
+mod commands;
+mod configuration;
+mod lifecycle;
+mod world;
+
+use anyhow::{Result, ensure};
+use futures::future::{BoxFuture, FutureExt};
+use world::{Place, World};
+
+type Scenario = for<'a> fn(&'a Place<'a>) -> BoxFuture<'a, Result<()>>;
+
+/// Name of the namespace, and what happens in it.
+const SCENARIOS: [(&str, Scenario); 9] = [
+    ("lifecycle", |place| lifecycle::from_nothing_to_rows_and_back(place).boxed()),
+    ("deletion", |place| lifecycle::deletion_leaves_only_the_data(place).boxed()),
+    ("rollout", |place| configuration::a_changed_configuration_replaces_the_consumers(place).boxed()),
+    ("rotation", |place| configuration::a_rotated_secret_replaces_the_consumers(place).boxed()),
+    ("suspension", |place| configuration::suspending_loses_nothing(place).boxed()),
+    ("commands", |place| commands::kubectl_is_enough(place).boxed()),
+    ("secrets", |place| bad_input::missing_secrets_are_named(place).boxed()),
+    ("servers", |place| bad_input::servers_that_refuse_are_named(place).boxed()),
+    ("refusals", |place| bad_input::contradictions_are_refused(place).boxed()),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pipelines_on_a_real_cluster() -> Result<()> {
+    let world = World::start().await?;
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let scenarios = SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted));
+    let outcomes =
+        futures::future::join_all(scenarios.map(|(name, scenario)| play(&world, name, *scenario))).await;
+    let failed: Vec<_> =
+        outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if !failed.is_empty() {
+        eprintln!("{}", world.controller_log().await);
+    }
+    ensure!(failed.is_empty(), "{} scenarios failed:\n\n{}", failed.len(), failed.join("\n\n"));
+    Ok(())
+}
+
+async fn play(world: &World, name: &str, scenario: Scenario) -> Result<()> {
+    let started = std::time::Instant::now();
+    let place = Place::make(world, name).await?;
+    let outcome = scenario(&place).await;
+    eprintln!(
+        "{} {name} ({:.0} s)",
+        if outcome.is_ok() { "ok    " } else { "FAILED" },
+        started.elapsed().as_secs_f32()
+    );
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            eprintln!("{}", world.bed.cluster.diagnose(&place.namespace).await);
+            Err(error.context(format!("scenario {name}")))
+        }
+    }
+}
