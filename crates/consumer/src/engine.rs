@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use crate::settings::{Migrations, Settings};
 use crate::sink::offsets::Owner;
+use crate::sink::rollups::{self, Range};
 use crate::sink::schema::SchemaError;
 use crate::sink::{Database, Statements, schema};
 use crate::slot::Slot;
@@ -141,6 +142,31 @@ pub async fn migrate(settings: &Settings, database: &Database) -> Result<(), Sch
     schema::migrate(&mut connect(database).await?, &settings.database).await
 }
 
+/// Counts a range of hours anew, see [`rollups::rebuild`]; returns the number of hours and of events.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub async fn rebuild_rollups(
+    settings: &Settings,
+    database: &Database,
+    range: Range,
+) -> Result<(u64, u64), SchemaError> {
+    let mut connection = connect(database).await?;
+    schema::check(&mut connection, &settings.database).await?;
+    let (table, users) = (&settings.database.table, settings.database.rollup_users);
+    rollups::rebuild(&mut connection, table, &owner(settings), users, range)
+        .await
+        .map_err(|source| SchemaError::Step { step: format!("count the rows of {table} anew"), source })
+}
+
+fn owner(settings: &Settings) -> Owner {
+    Owner {
+        group_id: settings.kafka.group_id.as_str().into(),
+        topic: settings.kafka.topic.as_str().into(),
+        instance: settings.instance.as_str().into(),
+    }
+}
+
 async fn connect(database: &Database) -> Result<sqlx::PgConnection, SchemaError> {
     database.connect().await.map_err(|source| SchemaError::Step {
         step: format!("connect to PostgreSQL at {}", database.place()),
@@ -182,12 +208,8 @@ impl<'a> Parts<'a> {
         Ok(Self {
             settings,
             database,
-            statements: Statements::new(&settings.database.table, &settings.database.dead_letter_table),
-            owner: Owner {
-                group_id: settings.kafka.group_id.as_str().into(),
-                topic: settings.kafka.topic.as_str().into(),
-                instance: settings.instance.as_str().into(),
-            },
+            statements: Statements::new(&settings.database),
+            owner: owner(settings),
             slots: (0..connections).map(|_| Slot::new(settings.batch)).collect(),
             consumer: Arc::new(consumer),
             assignments: Arc::default(),

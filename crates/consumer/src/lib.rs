@@ -2,7 +2,7 @@
 //!
 //! How an event flows: `source` reads a record, `event` parses it, `batch` gathers it in a `slot`, a `writer` stores
 //! the batch through `sink` in one transaction with the partition's next offset. Pure rooms: `settings`, `event`,
-//! `batch`, `dead_letter`, `recent_keys`; rooms with I/O: `source`, `sink`, `writer`, `engine`.
+//! `batch`, `dead_letter`, `recent_keys`, `rollup`; rooms with I/O: `source`, `sink`, `writer`, `engine`.
 
 pub mod batch;
 pub mod dead_letter;
@@ -11,6 +11,7 @@ pub mod event;
 pub mod metrics;
 mod recent_keys;
 mod retry;
+pub mod rollup;
 pub mod settings;
 pub mod sink;
 pub mod slot;

@@ -7,10 +7,11 @@ use analytics_consumer::engine;
 use analytics_consumer::metrics::Metrics;
 use analytics_consumer::settings::{self, Settings};
 use analytics_consumer::sink::Database;
+use analytics_consumer::sink::rollups::Range;
 use analytics_consumer::status::Status;
 use analytics_runtime::health::Health;
 use analytics_runtime::telemetry::LogOptions;
-use analytics_runtime::{build_info, server, shutdown, telemetry, tls};
+use analytics_runtime::{build_info, catalogue, server, shutdown, telemetry, tls};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +33,20 @@ enum Command {
     Run,
     /// Bring the database schema up to date and exit.
     Migrate,
+    /// Count the rows of a range of hours anew into the rollups, while consumers run: for rows that were stored before
+    /// there were rollups, or changed by hand. It needs the settings of the pipeline whose table it is.
+    RebuildRollups {
+        /// From the hour of this moment on, such as 2024-11-09T10:00:00Z.
+        #[arg(long)]
+        from: chrono::DateTime<chrono::Utc>,
+        /// Up to this moment; an hour that has begun counts whole.
+        #[arg(long)]
+        to: chrono::DateTime<chrono::Utc>,
+    },
     /// Print the settings as a Markdown table.
     SettingsReference,
+    /// Print the metrics as a Markdown table.
+    MetricsReference,
 }
 
 /// A malformed setting or argument.
@@ -48,6 +61,12 @@ fn main() -> ExitCode {
     if matches!(command, Command::SettingsReference) {
         return print(&settings::markdown());
     }
+    if matches!(command, Command::MetricsReference) {
+        return match Metrics::families() {
+            Ok(families) => print(&catalogue::markdown(families)),
+            Err(error) => fail(&error, 1),
+        };
+    }
     let settings = match Settings::from_environment() {
         Ok(settings) => settings,
         Err(error) => return fail(&error, EXIT_USAGE),
@@ -60,6 +79,7 @@ fn main() -> ExitCode {
         tls::install_crypto_provider();
         match command {
             Command::Migrate => migrate(&settings).await,
+            Command::RebuildRollups { from, to } => rebuild(&settings, Range { from, to }).await,
             _ => run(&settings).await,
         }
     });
@@ -83,6 +103,18 @@ async fn migrate(settings: &Settings) -> Result<(), Failure> {
     }
     telemetry.shutdown();
     Ok(result?)
+}
+
+async fn rebuild(settings: &Settings, range: Range) -> Result<(), Failure> {
+    let log = LogOptions { level: settings.log_level.clone(), format: settings.log_format };
+    let telemetry = telemetry::init(SERVICE, VERSION, &log)?;
+    let database = Database::new(&settings.database, &settings.instance)?;
+    let result = engine::rebuild_rollups(settings, &database, range).await;
+    if let Ok((hours, events)) = result {
+        tracing::info!(table = %settings.database.table, hours, events, "The rollups are what the table says");
+    }
+    telemetry.shutdown();
+    Ok(result.map(drop)?)
 }
 
 async fn run(settings: &Settings) -> Result<(), Failure> {

@@ -6,6 +6,8 @@ use prometheus::{
     Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
 
+use analytics_runtime::catalogue::{Catalogue, Family, shared_families};
+
 use crate::dead_letter::Reason;
 pub use labels::{Labels, event_type_label};
 
@@ -30,6 +32,8 @@ pub struct Metrics {
     /// Seconds from the record's timestamp to its commit.
     pub end_to_end: Histogram,
     lag: IntGaugeVec,
+    next_offset: IntGaugeVec,
+    waiting: IntGaugeVec,
     /// Seconds in which the engine was at work.
     pub busy: Counter,
     /// Events that were in the table before, or twice in a batch.
@@ -90,6 +94,20 @@ impl Metrics {
                 ),
                 &["topic", "partition"],
             )?,
+            next_offset: IntGaugeVec::new(
+                Opts::new(
+                    "kafka_consumer_next_offset",
+                    "Offset of the next record to store; what does not move while there is lag is stalled",
+                ),
+                &["topic", "partition"],
+            )?,
+            waiting: IntGaugeVec::new(
+                Opts::new(
+                    "partition_waiting",
+                    "1 while the partition waits for a person, because its stored offset is outside of the log",
+                ),
+                &["topic", "partition"],
+            )?,
             busy: Counter::new(
                 "consumer_busy_seconds_total",
                 "Seconds in which the engine was at work and not merely waiting for records; its rate is the busy ratio, 0 to 1",
@@ -132,7 +150,7 @@ impl Metrics {
             )?,
             database_errors: counters(
                 "database_errors_total",
-                "Failed attempts to write a batch, by fault",
+                "Failed attempts to write a batch, by fault: transient, resources (disk, memory or connections of the server) or configuration",
                 &["fault"],
             )?,
             assigned: IntGaugeVec::new(
@@ -140,39 +158,70 @@ impl Metrics {
                 &["topic"],
             )?,
         };
-        metrics.register(registry)?;
+        metrics.add_to(&mut Catalogue::new(registry))?;
         Ok(metrics)
     }
 
-    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        registry.register(Box::new(self.processed.clone()))?;
-        registry.register(Box::new(self.stored.clone()))?;
-        registry.register(Box::new(self.errors.clone()))?;
-        registry.register(Box::new(self.processing.clone()))?;
-        registry.register(Box::new(self.end_to_end.clone()))?;
-        registry.register(Box::new(self.lag.clone()))?;
-        registry.register(Box::new(self.busy.clone()))?;
-        registry.register(Box::new(self.duplicates.clone()))?;
-        registry.register(Box::new(self.dead_letters.clone()))?;
-        registry.register(Box::new(self.batch_events.clone()))?;
-        registry.register(Box::new(self.transactions.clone()))?;
-        registry.register(Box::new(self.fenced.clone()))?;
-        registry.register(Box::new(self.rebalances.clone()))?;
-        registry.register(Box::new(self.offset_gaps.clone()))?;
-        registry.register(Box::new(self.offsets_lost.clone()))?;
-        registry.register(Box::new(self.database_errors.clone()))?;
-        registry.register(Box::new(self.assigned.clone()))
+    fn add_to(&self, catalogue: &mut Catalogue<'_>) -> Result<(), prometheus::Error> {
+        catalogue.add(&self.processed)?;
+        catalogue.add(&self.stored)?;
+        catalogue.add(&self.errors)?;
+        catalogue.add(&self.processing)?;
+        catalogue.add(&self.end_to_end)?;
+        catalogue.add(&self.lag)?;
+        catalogue.add(&self.next_offset)?;
+        catalogue.add(&self.waiting)?;
+        catalogue.add(&self.busy)?;
+        catalogue.add(&self.duplicates)?;
+        catalogue.add(&self.dead_letters)?;
+        catalogue.add(&self.batch_events)?;
+        catalogue.add(&self.transactions)?;
+        catalogue.add(&self.fenced)?;
+        catalogue.add(&self.rebalances)?;
+        catalogue.add(&self.offset_gaps)?;
+        catalogue.add(&self.offsets_lost)?;
+        catalogue.add(&self.database_errors)?;
+        catalogue.add(&self.assigned)
     }
 
-    /// The partition's lag, in offsets.
-    pub fn lag(&self, partition: i32, lag: i64) {
-        self.lag.with_label_values(&[self.topic.as_str(), &partition.to_string()]).set(lag);
+    /// Every metric that the binary exports, for the reference documentation.
+    ///
+    /// # Errors
+    /// A name is there twice.
+    pub fn families() -> Result<Vec<Family>, prometheus::Error> {
+        let (unused, registry) = (Registry::new(), Registry::new());
+        let mut catalogue = Catalogue::new(&registry);
+        Self::new(&unused, "")?.add_to(&mut catalogue)?;
+        Ok([catalogue.into_families(), shared_families()].concat())
     }
 
-    /// The partition is not read here any more: its series goes with it.
-    pub fn forget_lag(&self, partition: i32) {
-        // There is none when no statistics came in between.
-        let _ = self.lag.remove_label_values(&[self.topic.as_str(), &partition.to_string()]);
+    /// Where the partition stands: the next offset to store, and how many there are after it.
+    pub fn position(&self, partition: i32, next_offset: i64, lag: i64) {
+        let partition = partition.to_string();
+        let labels = [self.topic.as_str(), &partition];
+        self.lag.with_label_values(&labels).set(lag);
+        self.next_offset.with_label_values(&labels).set(next_offset);
+    }
+
+    /// The partition is not read here any more: its series go with it.
+    pub fn forget_position(&self, partition: i32) {
+        let partition = partition.to_string();
+        for gauge in [&self.lag, &self.next_offset] {
+            // There is none when no statistics came in between.
+            let _ = gauge.remove_label_values(&[self.topic.as_str(), &partition]);
+        }
+    }
+
+    /// The partition waits for a person, or does so no longer.
+    pub fn waiting(&self, partition: i32, waits: bool) {
+        let partition = partition.to_string();
+        let labels = [self.topic.as_str(), &partition];
+        if waits {
+            self.waiting.with_label_values(&labels).set(1);
+        } else {
+            // There is none when it never waited.
+            let _ = self.waiting.remove_label_values(&labels);
+        }
     }
 
     /// The assignment changed.

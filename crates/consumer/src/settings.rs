@@ -74,6 +74,10 @@ pub struct Database {
     pub migrations: Migrations,
     /// PEM file of the authority that signed the server's certificate.
     pub ca_file: Option<PathBuf>,
+    /// Whether each transaction counts what it stored, by hour, type and service.
+    pub rollups: bool,
+    /// Whether it counts distinct users by hour, too.
+    pub rollup_users: bool,
 }
 
 /// Bounds of one transaction.

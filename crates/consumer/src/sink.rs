@@ -4,6 +4,7 @@ pub mod classify;
 pub mod connection;
 mod copy_format;
 pub mod offsets;
+pub mod rollups;
 pub mod schema;
 mod statements;
 mod transaction;

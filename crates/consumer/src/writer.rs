@@ -13,7 +13,7 @@ use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
 use crate::retry::Backoff;
 use crate::settings::BatchLimits;
-use crate::sink::classify::{Fault, describe, fault};
+use crate::sink::classify::{Fault, describe, fault, fault_label};
 use crate::sink::offsets::Owner;
 use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
 use crate::slot::Slot;
@@ -237,8 +237,7 @@ impl Writer {
         } else {
             tracing::warn!(error = description, "PostgreSQL did not take the batch; trying on");
         }
-        let label = if fault == Fault::Configuration { "configuration" } else { "transient" };
-        self.metrics.database_errors.with_label_values(&[label]).inc();
+        self.metrics.database_errors.with_label_values(&[fault_label(error)]).inc();
         self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
         self.disconnected(memory, error);
     }

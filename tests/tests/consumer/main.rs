@@ -4,4 +4,5 @@ mod bad_input;
 mod delivery;
 mod faults;
 mod offsets;
+mod rollups;
 mod support;

@@ -108,6 +108,33 @@ impl Bed {
             expected.0,
             expected.1
         );
+        self.rollups_are_right().await
+    }
+
+    /// Fails unless the rollups say what the table says, hour by hour.
+    pub(crate) async fn rollups_are_right(&self) -> Result<()> {
+        let different = self
+            .number(
+                "SELECT count(*) FROM (SELECT date_trunc('hour', \"timestamp\", 'UTC') AS hour, event_type::text, service::text, \
+                 count(*) AS events FROM events GROUP BY 1, 2, 3) AS rows FULL JOIN (SELECT hour, event_type, service, \
+                 sum(events) AS events FROM event_rollups_hourly GROUP BY 1, 2, 3) AS rollups USING (hour, event_type, service) \
+                 WHERE rows.events IS DISTINCT FROM rollups.events",
+            )
+            .await?;
+        anyhow::ensure!(different == 0, "{different} rollups differ from the table");
+        Ok(())
+    }
+
+    /// Fails unless the distinct users by hour are those of the table.
+    pub(crate) async fn users_are_right(&self) -> Result<()> {
+        let different = self
+            .number(
+                "SELECT count(*) FROM (SELECT date_trunc('hour', \"timestamp\", 'UTC') AS hour, count(DISTINCT user_id) AS users \
+                 FROM events GROUP BY 1) AS rows FULL JOIN (SELECT hour, sum(users) AS users FROM event_users_hourly GROUP BY 1) \
+                 AS rollups USING (hour) WHERE rows.users IS DISTINCT FROM rollups.users",
+            )
+            .await?;
+        anyhow::ensure!(different == 0, "distinct users differ from the table in {different} hours");
         Ok(())
     }
 

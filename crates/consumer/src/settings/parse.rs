@@ -27,7 +27,8 @@ pub enum SettingsError {
 }
 
 /// Variables that begin like this belong to the consumer; an unknown one is a typing error worth stopping for.
-const OWN_FAMILIES: &[&str] = &["KAFKA_", "DATABASE_", "DEDUPLICATION_", "DEAD_LETTER_", "BATCH_", "EVENT_"];
+const OWN_FAMILIES: &[&str] =
+    &["KAFKA_", "DATABASE_", "DEDUPLICATION_", "DEAD_LETTER_", "BATCH_", "EVENT_", "ROLLUP"];
 
 /// librdkafka properties that exactly-once delivery, security or this program's own settings rest on.
 const RESERVED_PROPERTIES: &[&str] = &[
@@ -65,7 +66,7 @@ pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings,
         kafka: kafka(&values)?,
         database: Database {
             url: database_url(&values)?,
-            table: values.table("DATABASE_TABLE")?,
+            table: events_table(&values)?,
             dead_letter_table,
             connections: values.number("DATABASE_CONNECTIONS", 1, 64)? as usize,
             migrations: values.choice(
@@ -73,6 +74,8 @@ pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings,
                 &[("apply", Migrations::Apply), ("check", Migrations::Check)],
             )?,
             ca_file: values.file("DATABASE_CA_FILE")?,
+            rollups: values.switch("ROLLUPS")?,
+            rollup_users: values.switch("ROLLUPS")? && values.switch("ROLLUP_USERS")?,
         },
         deduplication: deduplication(&values)?,
         tombstones: values
@@ -134,6 +137,18 @@ fn database_url(values: &Values<'_>) -> Result<String, SettingsError> {
         return Err(SettingsError::Malformed("DATABASE_URL", message.to_owned()));
     }
     Ok(url)
+}
+
+/// Tables are named after this one, and PostgreSQL cuts longer names without a word.
+fn events_table(values: &Values<'_>) -> Result<TableName, SettingsError> {
+    const LONGEST: usize = 48;
+    let table = values.table("DATABASE_TABLE")?;
+    if table.name().len() > LONGEST {
+        let message =
+            format!("the table's name may have {LONGEST} bytes, because the rollups are named after it");
+        return Err(SettingsError::Malformed("DATABASE_TABLE", message));
+    }
+    Ok(table)
 }
 
 fn deduplication(values: &Values<'_>) -> Result<Deduplication, SettingsError> {
@@ -295,6 +310,10 @@ impl Values<'_> {
         )
     }
 
+    fn switch(&self, name: &'static str) -> Result<bool, SettingsError> {
+        self.choice(name, &[("enabled", true), ("disabled", false)])
+    }
+
     fn one_of(
         &self,
         name: &'static str,
@@ -365,6 +384,11 @@ mod tests {
             ),
             (&[("BATCH_MAX_EVENTS", "0")], "BATCH_MAX_EVENTS: `0` is not a whole number from 1 to 1000000"),
             (&[("DATABASE_TABLE", "a.b.c")], "DATABASE_TABLE: `a.b.c` has more than one dot"),
+            (
+                &[("DATABASE_TABLE", "t23456789_123456789_123456789_123456789_123456789")],
+                "DATABASE_TABLE: the table's name",
+            ),
+            (&[("ROLLUPS", "on")], "ROLLUPS: `on` is not one of enabled, disabled"),
             (&[("DEDUPLICATION_MODE", "header")], "DEDUPLICATION_NAME: must name the header"),
             (&[("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")], "KAFKA_SASL_MECHANISM: must be set when"),
             (

@@ -105,6 +105,16 @@ pub const SETTINGS: &[Setting] = &[
         "dead-letter",
         "What happens to a record without a value: dead-letter or skip.",
     ),
+    with_default(
+        "ROLLUPS",
+        "enabled",
+        "enabled: each transaction also counts what it stored, by hour, type and service, which is what the dashboards read (a few per cent of throughput); disabled: no rollups.",
+    ),
+    with_default(
+        "ROLLUP_USERS",
+        "disabled",
+        "enabled: also count distinct users by hour, exactly; costs a row and an index entry per user and hour. Needs ROLLUPS.",
+    ),
     with_default("BATCH_MAX_EVENTS", "10000", "Most events in one transaction, 1 to 1000000."),
     with_default(
         "BATCH_MAX_BYTES",

@@ -46,6 +46,22 @@ fn fault_of_code(code: &str, context: Option<&str>) -> Fault {
     }
 }
 
+/// Whose fault a failed attempt was, as a metric label: `resources` when the server has run out of disk, memory or
+/// connections (class 53), else `configuration` or `transient`.
+#[must_use]
+pub fn fault_label(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code());
+    label_of(fault(error), code.as_deref().unwrap_or_default())
+}
+
+fn label_of(fault: Fault, code: &str) -> &'static str {
+    match fault {
+        Fault::Configuration => "configuration",
+        _ if code.starts_with("53") => "resources",
+        _ => "transient",
+    }
+}
+
 /// The line number in an error context such as
 /// `JSON data, line 1: {…` + newline + `COPY events, line 7, column data`.
 fn copy_line(context: &str) -> Option<usize> {
@@ -103,6 +119,18 @@ mod tests {
         ];
         for (code, expected) in cases {
             assert_eq!(fault_of_code(code, None), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_run_out_of_something_has_a_label_of_its_own() {
+        for (code, label) in [
+            ("53100", "resources"),
+            ("53300", "resources"),
+            ("40P01", "transient"),
+            ("28P01", "configuration"),
+        ] {
+            assert_eq!(label_of(fault_of_code(code, None), code), label, "{code}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use super::rollups::Names;
 use super::statements::OFFSETS_TABLE;
 use crate::settings::{self, TableName, quote};
 
@@ -82,6 +83,12 @@ fn components(settings: &settings::Database) -> Vec<Component> {
                 Step::Index { column: "timestamp", unique: false },
                 Step::Index { column: "service", unique: false },
             ],
+        },
+        Component {
+            name: format!("rollups of {}", settings.table),
+            steps: vec![Step::Sql(
+                Names::of(&settings.table).fill(include_str!("../../migrations/rollups_1.sql")),
+            )],
         },
         Component {
             name: format!("dead letters {}", settings.dead_letter_table),
@@ -241,6 +248,14 @@ const OFFSET_COLUMNS: &[(&str, &[&str])] = &[
     ("partition", &["integer"]),
     ("next_offset", &["bigint"]),
 ];
+const ROLLUP_COLUMNS: &[(&str, &[&str])] = &[
+    ("hour", &["timestamp with time zone"]),
+    ("service", &["text"]),
+    ("partition", &["integer"]),
+    ("events", &["bigint"]),
+];
+const USER_COLUMNS: &[(&str, &[&str])] =
+    &[("hour", &["timestamp with time zone"]), ("partition", &["integer"]), ("users", &["bigint"])];
 const DEAD_LETTER_COLUMNS: &[(&str, &[&str])] =
     &[("partition", &["integer"]), ("offset", &["bigint"]), ("reason", &["text"]), ("payload", &["bytea"])];
 
@@ -250,11 +265,19 @@ const DEAD_LETTER_COLUMNS: &[(&str, &[&str])] =
 /// The first difference, with the way out.
 pub async fn check(connection: &mut PgConnection, settings: &settings::Database) -> Result<(), SchemaError> {
     let offsets = settings.table.sibling(OFFSETS_TABLE);
-    for (setting, table, columns) in [
+    let rollups = Names::of(&settings.table);
+    let mut expected = vec![
         ("DATABASE_TABLE", settings.table.quoted(), EVENT_COLUMNS),
         ("DATABASE_TABLE", offsets, OFFSET_COLUMNS),
         ("DEAD_LETTER_TABLE", settings.dead_letter_table.quoted(), DEAD_LETTER_COLUMNS),
-    ] {
+    ];
+    if settings.rollups {
+        expected.push(("DATABASE_TABLE", rollups.counts, ROLLUP_COLUMNS));
+    }
+    if settings.rollup_users {
+        expected.push(("DATABASE_TABLE", rollups.users, USER_COLUMNS));
+    }
+    for (setting, table, columns) in expected {
         check_columns(connection, setting, &table, columns).await?;
     }
     let table = settings.table.quoted();

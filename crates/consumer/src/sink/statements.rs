@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::settings::TableName;
+use super::rollups::RollupStatements;
+use crate::settings;
 
 /// Name of the table that holds each partition's next offset.
 pub const OFFSETS_TABLE: &str = "pipeline_offsets";
@@ -12,7 +13,7 @@ pub const OFFSETS_TABLE: &str = "pipeline_offsets";
 pub struct Statements {
     /// Streams rows in, failing on a known key.
     pub copy: String,
-    /// Inserts rows, passing over known keys; returns event types and how many of each went in.
+    /// Inserts rows, passing over known keys; returns the keys that went in.
     pub insert: Arc<str>,
     /// Inserts dead letters, passing over those already there.
     pub insert_dead_letters: Arc<str>,
@@ -28,25 +29,26 @@ pub struct Statements {
     pub create_all_once: Arc<str>,
     /// Puts a partition elsewhere, by compare-and-set.
     pub reset: Arc<str>,
+    /// Adds to the rollups, if they are kept.
+    pub rollups: Option<RollupStatements>,
 }
 
 impl Statements {
     /// Renders the statements.
     #[must_use]
-    pub fn new(events: &TableName, dead_letters: &TableName) -> Self {
-        let table = events.quoted();
-        let dead_letters = dead_letters.quoted();
-        let offsets = events.sibling(OFFSETS_TABLE);
+    pub fn new(settings: &settings::Database) -> Self {
+        let table = settings.table.quoted();
+        let dead_letters = settings.dead_letter_table.quoted();
+        let offsets = settings.table.sibling(OFFSETS_TABLE);
         let columns = "event_type, user_id, service, \"timestamp\", data, event_key";
         Self {
             copy: format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)"),
             insert: format!(
-                "WITH stored AS (INSERT INTO {table} ({columns}) \
+                "INSERT INTO {table} ({columns}) \
                  SELECT event_type, user_id, service, at, data::jsonb, key \
                  FROM unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::uuid[]) \
                  AS event(event_type, user_id, service, at, data, key) \
-                 ON CONFLICT (event_key) DO NOTHING RETURNING event_type) \
-                 SELECT event_type, count(*) FROM stored GROUP BY event_type"
+                 ON CONFLICT (event_key) DO NOTHING RETURNING event_key"
             )
             .into(),
             insert_dead_letters: format!(
@@ -89,6 +91,7 @@ impl Statements {
                  WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $5 RETURNING next_offset"
             )
             .into(),
+            rollups: settings.rollups.then(|| RollupStatements::new(&settings.table, settings.rollup_users)),
         }
     }
 }

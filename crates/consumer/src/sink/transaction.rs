@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::classify::{Fault, describe, fault};
 use super::offsets::Owner;
 use super::{Statements, copy_format};
-use crate::batch::Batch;
+use crate::batch::{Batch, Row};
+use crate::rollup;
 
 /// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
 const COPY_CHUNK: usize = 128 * 1024;
@@ -92,19 +93,23 @@ async fn attempt(
 ) -> Result<Outcome, WriteError> {
     let mut transaction = connection.begin().await?;
     advance(&mut transaction, statements, owner, batch).await?;
-    let stored = if batch.rows().is_empty() {
-        BTreeMap::new()
+    let stored: Vec<&Row> = if batch.rows().is_empty() {
+        Vec::new()
     } else if written == Written::Copied {
-        copy(&mut transaction, statements, batch).await?
+        copy(&mut transaction, statements, batch).await?;
+        batch.rows().iter().collect()
     } else {
-        insert(&mut transaction, statements, batch, 0..batch.rows().len()).await?
+        let keys = insert(&mut transaction, statements, batch, 0..batch.rows().len()).await?;
+        batch.rows().iter().filter(|row| keys.contains(&row.key)).collect()
     };
+    let counts = rollup::count(batch, &stored);
+    roll_up(&mut transaction, statements, owner, batch, &stored, &counts).await?;
     if !batch.dead_letters().is_empty() {
         insert_dead_letters(&mut transaction, statements, owner, batch).await?;
     }
     transaction.commit().await?;
-    let duplicates = batch.rows().len() as u64 - stored.values().sum::<u64>();
-    Ok(Outcome { stored, duplicates })
+    let duplicates = (batch.rows().len() - stored.len()) as u64;
+    Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
 }
 
 async fn advance(
@@ -133,18 +138,36 @@ async fn advance(
     if fenced.is_empty() { Ok(()) } else { Err(WriteError::Fenced(fenced)) }
 }
 
+/// Adds what was stored to the rollups, under the lock of the lowest partition that this transaction has moved.
+async fn roll_up(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    batch: &Batch,
+    stored: &[&Row],
+    counts: &[rollup::Count],
+) -> Result<(), sqlx::Error> {
+    let guard = batch.progress().iter().map(|progress| progress.partition).min();
+    let (Some(rollups), Some(guard), false) = (&statements.rollups, guard, stored.is_empty()) else {
+        return Ok(());
+    };
+    rollups.add(&mut *connection, owner, guard, counts).await?;
+    if rollups.has_users() {
+        rollups.add_users(connection, owner, guard, &rollup::user_hours(stored)).await?;
+    }
+    Ok(())
+}
+
 async fn copy(
     connection: &mut PgConnection,
     statements: &Statements,
     batch: &Batch,
-) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let mut copy = connection.copy_in_raw(&statements.copy).await?;
     let mut buffer = Vec::with_capacity(COPY_CHUNK + 4096);
     copy_format::header(&mut buffer);
-    let mut stored: BTreeMap<String, u64> = BTreeMap::new();
     for row in batch.rows() {
         copy_format::row(batch, row, &mut buffer);
-        count(&mut stored, batch.event_type(row));
         if buffer.len() >= COPY_CHUNK {
             copy.send(buffer.as_slice()).await?;
             buffer.clear();
@@ -153,24 +176,16 @@ async fn copy(
     copy_format::trailer(&mut buffer);
     copy.send(buffer.as_slice()).await?;
     copy.finish().await?;
-    Ok(stored)
+    Ok(())
 }
 
-fn count(stored: &mut BTreeMap<String, u64>, event_type: &str) {
-    match stored.get_mut(event_type) {
-        Some(count) => *count += 1,
-        None => {
-            stored.insert(event_type.to_owned(), 1);
-        }
-    }
-}
-
+/// Inserts rows that are not there yet and returns their keys.
 async fn insert(
     connection: &mut PgConnection,
     statements: &Statements,
     batch: &Batch,
     range: std::ops::Range<usize>,
-) -> Result<BTreeMap<String, u64>, sqlx::Error> {
+) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
     let rows = &batch.rows()[range];
     let event_types: Vec<&str> = rows.iter().map(|row| batch.event_type(row)).collect();
     let user_ids: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.user_id)).collect();
@@ -181,7 +196,7 @@ async fn insert(
         .collect();
     let data: Vec<&str> = rows.iter().map(|row| batch.data(row)).collect();
     let keys: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.key)).collect();
-    let counts: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(statements.insert.clone()))
+    let stored: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(statements.insert.clone()))
         .bind(event_types)
         .bind(user_ids)
         .bind(services)
@@ -190,7 +205,7 @@ async fn insert(
         .bind(keys)
         .fetch_all(connection)
         .await?;
-    Ok(counts.into_iter().map(|(event_type, count)| (event_type, count.unsigned_abs())).collect())
+    Ok(stored.into_iter().map(Uuid::into_bytes).collect())
 }
 
 /// Finds the rows that PostgreSQL refuses, by halving, in a transaction that is rolled back; turns each into a dead

@@ -128,6 +128,7 @@ impl Claims {
                 Ok(offset) => {
                     self.status.database_up();
                     self.status.gap_closed(partition);
+                    self.metrics.waiting(partition, false);
                     // The receiver is gone only when the process is stopping.
                     let _ = self.control.send(Control::Claimed { partition, generation, offset });
                 }
@@ -137,6 +138,7 @@ impl Claims {
                         "Not reading the partition: {gap}; set KAFKA_ON_OFFSET_GAP to earliest or latest to go on without the missing records"
                     );
                     self.metrics.offset_gap("fail", gap.low - gap.offset);
+                    self.metrics.waiting(partition, true);
                     self.status.gap_open(
                         partition,
                         format!("partition {partition} waits: {gap} (KAFKA_ON_OFFSET_GAP=fail)"),

@@ -93,7 +93,7 @@ impl ClientContext for Context {
             if let Some(stored) = self.positions.get(*partition)
                 && numbers.ls_offset >= 0
             {
-                self.metrics.lag(*partition, (numbers.ls_offset - stored).max(0));
+                self.metrics.position(*partition, stored, (numbers.ls_offset - stored).max(0));
             }
         }
     }

@@ -240,6 +240,7 @@ impl Reader {
             self.partitions.remove(partition);
             self.assignments.remove(*partition);
             self.status.gap_closed(*partition);
+            self.metrics.waiting(*partition, false);
         }
         self.metrics.rebalanced("revoked", self.partitions.len());
     }
@@ -255,7 +256,7 @@ impl Reader {
         for &partition in &reading {
             self.slot(partition).end(partition);
             self.positions.remove(partition);
-            self.metrics.forget_lag(partition);
+            self.metrics.forget_position(partition);
         }
         if reading.is_empty() {
             return false;
