@@ -17,4 +17,5 @@ pub mod sink;
 pub mod slot;
 pub mod source;
 pub mod status;
+mod trace;
 mod writer;

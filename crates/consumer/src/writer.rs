@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::batch::Batch;
 use crate::engine::BusyClock;
@@ -19,6 +20,7 @@ use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
 use crate::slot::Slot;
 use crate::source::{Control, Positions};
 use crate::status::Status;
+use crate::trace;
 
 /// An idle writer looks after its connection this often, so that readiness is true in quiet times too.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
@@ -78,7 +80,8 @@ impl Writer {
         let mut batch = Batch::default();
         loop {
             if self.slots[self.index].take(&mut batch) {
-                self.write(&mut batch, &mut memory).await;
+                let span = trace::batch_span(&batch, &self.owner);
+                self.write(&mut batch, &mut memory).instrument(span).await;
                 batch.clear(&self.limits);
                 continue;
             }
@@ -135,7 +138,10 @@ impl Writer {
                 return;
             }
             let started = Instant::now();
-            match self.attempt(batch, memory).await {
+            let span = trace::transaction_span(batch);
+            let result = self.attempt(batch, memory).instrument(span.clone()).await;
+            trace::end_transaction(&span, &result);
+            match result {
                 Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),
                 Err(WriteError::Fenced(partitions)) => self.fenced(batch, &partitions, started, memory),
                 Err(WriteError::Database(error)) => {

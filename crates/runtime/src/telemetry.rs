@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::panic::PanicHookInfo;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -85,6 +86,14 @@ pub enum TelemetryError {
     AlreadyRunning,
 }
 
+static EXPORTS_TRACES: AtomicBool = AtomicBool::new(false);
+
+/// Whether spans of this process go anywhere. What is only worth doing for traces asks this first.
+#[must_use]
+pub fn exports_traces() -> bool {
+    EXPORTS_TRACES.load(Ordering::Relaxed)
+}
+
 /// Keeps telemetry running. Call [`TelemetryGuard::shutdown`] last, so that the last spans are sent.
 #[derive(Debug)]
 #[must_use = "the last spans are lost unless it is shut down"]
@@ -118,6 +127,7 @@ pub fn init(
     let traces = provider.as_ref().map(|provider| otlp::layer(provider, service_name));
     let layers: Vec<BoxedLayer> = std::iter::once(logs).chain(traces).collect();
     tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::AlreadyRunning)?;
+    EXPORTS_TRACES.store(provider.is_some(), Ordering::Relaxed);
     std::panic::set_hook(Box::new(log_panic));
     Ok(TelemetryGuard { provider })
 }
