@@ -64,6 +64,10 @@ chart: ## Bring the chart's copies and manifests/install up to date with crds/, 
 settings: build ## Generate docs/reference/settings.md from the consumer's own --help
 	tests/settings-reference.sh $(bin)/analytics-consumer
 
+.PHONY: metrics
+metrics: build ## Generate docs/metrics.md from what both binaries say
+	tests/metrics-reference.sh $(bin)
+
 ##@ Checking
 
 .PHONY: test
