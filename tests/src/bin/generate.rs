@@ -77,7 +77,8 @@ async fn main() -> ExitCode {
 }
 
 async fn perform() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,librdkafka=error".to_owned());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     let options = options(&arguments).await?;
     let target = target(&arguments)?;

@@ -72,7 +72,7 @@ impl Events {
         let (event_type, _, services) = EVENT_TYPES[self.types.sample(random)];
         let user_id = self.user(random);
         self.made += 1;
-        let mut data = details(event_type, random, &self.users);
+        let mut data = details(event_type, random, user_id, &self.users);
         // The request's number is what makes two otherwise equal events two: without it a deduplicated count could
         // not be known beforehand.
         data["request"] = json!(format!("{:x}-{}", self.seed, self.made));
@@ -97,10 +97,10 @@ fn random_uuid(random: &mut ChaCha8Rng) -> Uuid {
     Builder::from_random_bytes(random.random()).into_uuid()
 }
 
-fn details(event_type: &str, random: &mut ChaCha8Rng, users: &[Uuid]) -> Value {
+fn details(event_type: &str, random: &mut ChaCha8Rng, user: Uuid, users: &[Uuid]) -> Value {
     match event_type {
         "user_registered" => {
-            let name = format!("{}{}", pick(random, &GIVEN_NAMES), random.random_range(1..10_000));
+            let name = username(user);
             json!({ "email": format!("{name}@example.com"), "username": name, "plan": pick(random, &["free", "pro"]) })
         }
         "user_login" => json!({
@@ -133,6 +133,12 @@ fn details(event_type: &str, random: &mut ChaCha8Rng, users: &[Uuid]) -> Value {
 
 fn pick<'a>(random: &mut ChaCha8Rng, from: &[&'a str]) -> &'a str {
     from.choose(random).copied().unwrap_or_default()
+}
+
+/// The same user always has the same name.
+fn username(user: Uuid) -> String {
+    let number = user.as_u128() % 10_000;
+    format!("{}{number}", GIVEN_NAMES[user.as_bytes()[0] as usize % GIVEN_NAMES.len()])
 }
 
 /// An address from the blocks reserved for documentation (RFC 5737).

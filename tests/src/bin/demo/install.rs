@@ -19,11 +19,17 @@ pub(crate) const TOPIC: &str = "user-events";
 const READY: Duration = Duration::from_secs(180);
 const OPERATOR_NAMESPACE: &str = "analytics-system";
 
+/// What each consumer of the demo may use: 2 % of a core. Unbounded, one consumer would store all events before anybody
+/// could see the operator scale.
+const CONSUMER_CPU: &str = "20m";
+
 /// What the live view needs to know of the sample.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) name: String,
     pub(crate) group: String,
+    /// Fewest consumers.
+    pub(crate) min_replicas: i32,
 }
 
 /// Installs the operator and waits until it is available.
@@ -33,37 +39,44 @@ pub(crate) async fn operator(place: &Place) -> Result<()> {
     place.cluster.kubectl(&[&rollout[..], &[OPERATOR_NAMESPACE]].concat()).await.map(drop)
 }
 
-/// Applies the sample, told where Kafka and PostgreSQL are.
+/// Applies the sample with what it needs: its namespace, and the Secret with the way to the database.
 pub(crate) async fn pipeline(place: &Place) -> Result<Pipeline> {
-    let text = std::fs::read_to_string(repository().join("manifests/samples/user-events.yaml"))
-        .context("failed to read the sample pipeline")?;
-    let mut sample: Value = serde_saphyr::from_str(&text).context("the sample pipeline is not valid YAML")?;
-    sample["spec"]["source"]["bootstrapServers"] = json!(place.kafka_for_pods);
-    let secret_name = sample["spec"]["sink"]["urlSecretRef"]["name"].clone();
+    let sample = sample(place)?;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": { "name": NAMESPACE, "labels": { "pod-security.kubernetes.io/enforce": "restricted" } },
     });
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
-        "metadata": { "name": secret_name, "namespace": NAMESPACE },
+        "metadata": { "name": sample["spec"]["sink"]["urlSecretRef"]["name"], "namespace": NAMESPACE },
         "stringData": { "url": place.database_url_for_pods },
     });
     let described = Pipeline {
         name: text_at(&sample, "/metadata/name").context("the sample has no name")?,
         group: text_at(&sample, "/spec/source/groupId").unwrap_or_else(|| "analytics-service".to_owned()),
+        min_replicas: i32::try_from(sample["spec"]["scaling"]["minReplicas"].as_i64().unwrap_or(1))?,
     };
-    ensure!(
-        text_at(&sample, "/metadata/namespace").as_deref() == Some(NAMESPACE),
-        "the sample is not in {NAMESPACE}"
-    );
-    ensure!(
-        text_at(&sample, "/spec/source/topic").as_deref() == Some(TOPIC),
-        "the sample does not read {TOPIC}"
-    );
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": [namespace, secret, sample] });
     apply(place, list.to_string()).await?;
     Ok(described)
+}
+
+/// The sample, told where Kafka is, with small consumers.
+fn sample(place: &Place) -> Result<Value> {
+    let path = repository().join("manifests/samples/user-events.yaml");
+    let text = std::fs::read_to_string(path).context("failed to read the sample pipeline")?;
+    let mut sample: Value = serde_saphyr::from_str(&text).context("the sample pipeline is not valid YAML")?;
+    for (pointer, expected) in [("/metadata/namespace", NAMESPACE), ("/spec/source/topic", TOPIC)] {
+        ensure!(
+            text_at(&sample, pointer).as_deref() == Some(expected),
+            "the sample's {pointer} is not {expected}"
+        );
+    }
+    sample["spec"]["source"]["bootstrapServers"] = json!(place.kafka_for_pods);
+    for kind in ["requests", "limits"] {
+        sample["spec"]["consumer"]["resources"][kind]["cpu"] = json!(CONSUMER_CPU);
+    }
+    Ok(sample)
 }
 
 /// Waits until the controller says that the pipeline does its work.

@@ -28,6 +28,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// Without any progress for so long, the demo gives up.
 const STALLED: Duration = Duration::from_secs(90);
 
+/// After this the demo does not wait for consumers to go any longer.
+const SETTLED: Duration = Duration::from_secs(120);
+
 /// What to send.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -65,17 +68,12 @@ pub(crate) async fn run(
     };
     let production = start_producing(place, load, Arc::clone(&eyes.produced))?;
     let mut watch = Watch { began, seen: Snapshot::default(), progress: began, peak: 0.0 };
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !(production.is_finished() && watch.seen.lag == Some(0)) {
-        ticks.tick().await;
-        let line = watch.advance(eyes.look().await)?;
-        screen.live(&line);
-    }
+    drain(screen, &eyes, &production, &mut watch).await?;
     let produced = production.await??;
     let seconds = began.elapsed().as_secs_f64();
     screen
         .finish(&format!("  ✓ {} events produced and stored  {seconds:.1} s", grouped(produced.produced())));
+    settle(screen, &eyes, pipeline.min_replicas).await;
     let last = eyes.look().await;
     Ok(Outcome {
         produced,
@@ -87,6 +85,50 @@ pub(crate) async fn run(
         peak: watch.peak,
         scales: scales.stop(),
     })
+}
+
+/// Watches until everything is produced and nothing of it waits.
+async fn drain(
+    screen: &mut Screen,
+    eyes: &Eyes,
+    production: &JoinHandle<Result<Counts>>,
+    watch: &mut Watch,
+) -> Result<()> {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Asked before the look: a lag of nought counts only if nothing was sent after it.
+        let all_sent = production.is_finished();
+        let line = watch.advance(eyes.look().await)?;
+        screen.live(&line);
+        if all_sent && watch.seen.lag == Some(0) {
+            return Ok(());
+        }
+    }
+}
+
+/// Watches the consumers go. How soon they do is a setting of the sample and no part of the proof, so there is no error.
+async fn settle(screen: &mut Screen, eyes: &Eyes, least: i32) {
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        let now = eyes.look().await;
+        let seconds = began.elapsed().as_secs();
+        if now.desired <= least {
+            screen.finish(&format!("  ✓ Nothing left to do: consumers back to {least}  {seconds} s"));
+            return;
+        }
+        if began.elapsed() > SETTLED {
+            screen.finish(&format!(
+                "  … still {} consumers after {seconds} s; the operator keeps them",
+                now.desired
+            ));
+            return;
+        }
+        screen.live(&format!("  {seconds:>4} s  nothing waits; replicas {}/{}", now.ready, now.desired));
+    }
 }
 
 fn start_producing(

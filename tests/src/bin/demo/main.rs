@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
 }
 
 async fn perform(screen: &mut Screen) -> Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,librdkafka=error".to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     match arguments.command {
@@ -87,8 +87,12 @@ async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Resu
     kafka.set("bootstrap.servers", &place.kafka);
     topic::create(&kafka, install::TOPIC, arguments.partitions).await?;
     screen.step("Operator installed from manifests/install", install::operator(place)).await?;
-    let pipeline =
-        screen.step("manifests/samples/user-events.yaml applied", install::pipeline(place)).await?;
+    let pipeline = screen
+        .step(
+            "manifests/samples/user-events.yaml applied, each consumer held to 2 % of a core",
+            install::pipeline(place),
+        )
+        .await?;
     screen.step("Pipeline is Ready", install::await_ready(place)).await?;
 
     let options = Options { seed: arguments.seed, partitions: arguments.partitions, ..Options::default() };
