@@ -12,6 +12,7 @@ pub mod helm;
 pub mod http;
 pub mod image;
 pub mod kafka;
+mod lock;
 pub mod node;
 pub mod port;
 pub mod postgres;

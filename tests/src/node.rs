@@ -19,8 +19,8 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::process::{self, Process};
-use crate::run::{self, Run};
-use crate::{cache, wait};
+use crate::run::Run;
+use crate::{cache, lock, wait};
 pub use address::Addresses;
 pub(crate) use cgroup::remove as remove_cgroups;
 
@@ -117,6 +117,8 @@ impl Node {
             format!("route replace {} via {}", addresses.pods(), addresses.node()),
             format!("route replace {} via {}", addresses.services(), addresses.node()),
         ];
+        // After a crash the kernel may not have got round to removing the wire of the last holder of our number.
+        remove_link(&link);
         for line in &outside {
             run_words(Command::new(&ip), line).await?;
         }
@@ -158,10 +160,7 @@ impl Drop for Node {
         self.init.kill();
         cgroup::empty(self.run.path(), Duration::from_secs(10));
         // The kernel would remove the wire too, but not before it has got round to it.
-        if let Ok(ip) = cache::program("ip") {
-            let link = self.addresses.link();
-            let _ = Command::new(ip).args(["link", "delete", &link]).stderr(Stdio::null()).status();
-        }
+        remove_link(&self.addresses.link());
     }
 }
 
@@ -203,6 +202,12 @@ fn start_init(folder: &Path) -> Result<Process> {
     Process::start("the node's first process", command, &folder.join("init.log"))
 }
 
+fn remove_link(link: &str) {
+    if let Ok(ip) = cache::program("ip") {
+        let _ = Command::new(ip).args(["link", "delete", link]).stderr(Stdio::null()).status();
+    }
+}
+
 async fn run_words(mut command: Command, words: &str) -> Result<()> {
     command.args(words.split(' '));
     process::output(command).await.map(drop)
@@ -210,14 +215,9 @@ async fn run_words(mut command: Command, words: &str) -> Result<()> {
 
 /// Takes the first number that no other node on this machine has.
 fn take_number() -> Result<(Addresses, File)> {
-    let folder = run::root().join("nodes");
-    std::fs::create_dir_all(&folder)?;
     for number in 0..Addresses::COUNT {
-        let (lock, addresses) = (File::create(folder.join(number.to_string()))?, Addresses::new(number));
-        // The lock keeps apart the nodes of one user and one temporary folder, the device tells of any others.
-        let device = Path::new("/sys/class/net").join(addresses.link());
-        if lock.try_lock().is_ok() && !device.exists() {
-            return Ok((addresses, lock));
+        if let Some(lock) = lock::take(&format!("node-{number}"))? {
+            return Ok((Addresses::new(number), lock));
         }
     }
     bail!("all {} node networks are in use", Addresses::COUNT)

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 
-use crate::run;
+use crate::lock;
 
 /// Below the range from which Linux takes the ports of outgoing connections, so that none of those gets in the way
 /// while a server is down.
@@ -23,13 +23,12 @@ impl Port {
     /// Reserves a free port.
     ///
     /// # Errors
-    /// When every port of the range is taken.
+    /// When every port of the range is taken, or the locks cannot be written.
     pub fn reserve() -> Result<Self> {
-        let folder = run::root().join("ports");
-        std::fs::create_dir_all(&folder)?;
         for number in RANGE {
-            let lock = File::create(folder.join(number.to_string()))?;
-            if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).is_ok() {
+            if let Some(lock) = lock::take(&format!("port-{number}"))?
+                && TcpListener::bind((Ipv4Addr::UNSPECIFIED, number)).is_ok()
+            {
                 return Ok(Self { number, _lock: lock });
             }
         }

@@ -1,7 +1,7 @@
 //! Kafka, PostgreSQL and a cluster side by side, and the record by which other processes find them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,10 @@ impl Endpoints {
     #[must_use]
     pub fn running() -> Option<Self> {
         let found: Self = serde_json::from_str(&fs::read_to_string(Self::file()).ok()?).ok()?;
-        let kubeconfig_exists = found.kubeconfig.is_file();
-        (kubeconfig_exists && Path::new(&format!("/proc/{}", found.process)).exists()).then_some(found)
+        // The process id alone might belong to someone else by now.
+        let arguments = fs::read(format!("/proc/{}/cmdline", found.process)).ok()?;
+        let serves = arguments.split(|byte| *byte == 0).any(|word| word == b"serve");
+        (serves && found.kubeconfig.is_file()).then_some(found)
     }
 
     /// Leaves the record for [`Endpoints::running`].
