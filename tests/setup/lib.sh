@@ -49,7 +49,7 @@ cached() {
 go_tools() {
   local module="$here/$1" target=$2
   shift 2
-  cd "$module"
+  cd "$module" || exit
   CGO_ENABLED=0 GOFLAGS=-mod=readonly run_with_progress "$target/build.log" \
     go build -v -trimpath -buildvcs=false -o "$target/" "$@" tool
 }

@@ -11,7 +11,7 @@ build() {
 # Runs a broker for as long as it takes to start, and has Java write down the classes that it has loaded. The class
 # path is relative, since the archive holds for one class path only and this folder is yet to be renamed.
 archive_classes() (
-  cd "$1"
+  cd "$1" || exit
   port=$((28000 + RANDOM % 4000))
   printf '%s\n' >archive.properties process.roles=broker,controller node.id=1 controller.listener.names=CONTROLLER \
     "controller.quorum.voters=1@127.0.0.1:$((port + 1))" "log.dirs=$1/data" \
