@@ -18,7 +18,7 @@ run_with_progress() (
   "$@" >"$log" 2>&1 </dev/null &
   pid=$!
   while sleep 3 >/dev/null; do
-    say "$((SECONDS - began)) s: $(tail -n 1 "$log" | tr -d '\r\033' | cut -c 1-80)"
+    say "$((SECONDS - began)) s: $(tail -n 1 "$log" | sed 's,\x1b\[[0-9;]*m,,g' | tr -d '\r' | cut -c 1-80)"
   done &
   # A cancelled set-up must not leave a compiler behind that nobody waits for.
   trap 'kill "$pid" $! 2>/dev/null || true' EXIT
