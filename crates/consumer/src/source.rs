@@ -69,6 +69,16 @@ impl Positions {
         })
         .collect()
     }
+
+    /// Kafka did not take these: they count as untold again, as far as they are still read here.
+    fn not_taken(&self, partitions: impl IntoIterator<Item = i32>) {
+        let mut offsets = self.lock();
+        for partition in partitions {
+            if let Some(position) = offsets.get_mut(&partition) {
+                position.committed = false;
+            }
+        }
+    }
 }
 
 /// Which generation of each partition's assignment is current, shared with those who work on its behalf.

@@ -395,9 +395,10 @@ impl Reader {
         if news.is_empty() {
             return;
         }
-        let list = list(&self.topic, news.into_iter().map(|(partition, offset)| (partition, Some(offset))));
+        let list = list(&self.topic, news.iter().map(|(partition, offset)| (*partition, Some(*offset))));
         if let Err(error) = self.consumer.commit(&list, mode) {
-            tracing::debug!(%error, "Kafka did not take the committed offsets");
+            tracing::debug!(%error, "Kafka did not take the committed offsets; telling them again");
+            self.positions.not_taken(news.into_iter().map(|(partition, _)| partition));
         }
     }
 }
