@@ -40,13 +40,13 @@ pub(crate) async fn from_nothing_to_rows_and_back(place: &Place<'_>) -> Result<(
     let mut rows = 0;
     let mut most = 0;
     for seed in 1.. {
-        rows += place.produce(seed, 3_000).await?;
+        rows += place.produce(seed, 1_000).await?;
         most = most.max(place.ready_pods().await?.len());
         if most >= 2 {
             break;
         }
-        ensure!(seed < 200, "a growing backlog has not brought a second consumer");
-        place.lag_at_most(3_000).await?;
+        ensure!(seed < 500, "a growing backlog has not brought a second consumer");
+        place.lag_at_most(1_500).await?;
     }
     ensure!(most <= 4, "never more than partitions: {most}");
     place.stored(rows).await?;
