@@ -67,7 +67,7 @@ pub(crate) async fn run(
         produced: Arc::default(),
     };
     let production = start_producing(place, load, Arc::clone(&eyes.produced))?;
-    let mut watch = Watch { began, seen: Snapshot::default(), progress: began, peak: 0.0 };
+    let mut watch = Watch { began, looked: began, seen: Snapshot::default(), progress: began, peak: 0.0 };
     drain(screen, &eyes, &production, &mut watch).await?;
     let produced = production.await??;
     let seconds = began.elapsed().as_secs_f64();
@@ -193,6 +193,7 @@ async fn distinct_keys(pool: &PgPool) -> Result<i64> {
 /// What changed from look to look.
 struct Watch {
     began: Instant,
+    looked: Instant,
     seen: Snapshot,
     progress: Instant,
     peak: f64,
@@ -212,7 +213,8 @@ impl Watch {
             );
         }
         let stored = (now.rows + now.dead_letters) - (self.seen.rows + self.seen.dead_letters);
-        let rate = stored as f64 / TICK.as_secs_f64();
+        let rate = stored as f64 / self.looked.elapsed().as_secs_f64().max(f64::EPSILON);
+        self.looked = Instant::now();
         self.peak = self.peak.max(rate);
         self.seen = now;
         Ok(describe(&self.seen, rate, self.began.elapsed()))

@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
 }
 
 async fn perform(screen: &mut Screen) -> Result<()> {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,librdkafka=error".to_owned());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     match arguments.command {
