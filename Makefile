@@ -51,9 +51,9 @@ image: ## Build the container image as a docker archive in the cache, from the o
 	$(bin)/testbed image
 
 .PHONY: crds
-crds: build ## Generate crds/ from the Rust types, and its copy among the install manifests
+crds: build ## Generate crds/ from the Rust types, and the copies of it
 	$(bin)/analytics-controller crd >crds/analyticspipelines.yaml
-	cp crds/analyticspipelines.yaml manifests/install/crd.yaml
+	$(MAKE) --no-print-directory chart
 
 .PHONY: chart
 chart: ## Bring the chart's copies and manifests/install up to date with crds/, grafana/ and the chart itself
