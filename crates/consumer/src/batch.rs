@@ -75,6 +75,8 @@ pub struct Progress {
     pub to: i64,
     /// Records read, whatever became of them.
     pub records: u64,
+    /// The end of the partition's log as last seen; no less than `to` counts.
+    pub log_end: i64,
 }
 
 /// The content of one transaction.
@@ -149,7 +151,14 @@ impl Batch {
                 progress.to = offset + 1;
                 progress.records += 1;
             }
-            None => self.progress.push(Progress { partition, generation, from, to: offset + 1, records: 1 }),
+            None => self.progress.push(Progress {
+                partition,
+                generation,
+                from,
+                to: offset + 1,
+                records: 1,
+                log_end: 0,
+            }),
         }
     }
 
@@ -219,6 +228,11 @@ impl Batch {
     /// Turns the row at `index` into a dead letter: PostgreSQL refused it.
     pub fn refuse_row(&mut self, index: usize, detail: String) {
         let row = self.rows.remove(index);
+        // A twin that was set aside for this row has its turn: with a key of the producer's own it may be a good one.
+        if let Some(twin) = self.duplicates.iter().position(|duplicate| duplicate.key == row.key) {
+            let twin = self.duplicates.remove(twin);
+            self.rows.insert(index, twin);
+        }
         let letter = DeadLetter {
             partition: row.partition,
             offset: row.offset,
@@ -243,6 +257,13 @@ impl Batch {
         self.rows.retain(|row| kept.contains(&row.partition));
         self.duplicates.retain(|row| kept.contains(&row.partition));
         self.dead_letters.retain(|letter| kept.contains(&letter.partition));
+    }
+
+    /// Notes how far each partition's log reaches.
+    pub fn note_log_ends(&mut self, log_end: impl Fn(i32) -> Option<i64>) {
+        for progress in &mut self.progress {
+            progress.log_end = log_end(progress.partition).unwrap_or(progress.to);
+        }
     }
 
     /// Empties the batch and keeps its memory for the next one, unless one huge record inflated it.
@@ -374,8 +395,8 @@ mod tests {
         batch.advance(0, 1, 10, 17, now);
         batch.advance(3, 2, 0, 5, now);
         let expected = [
-            Progress { partition: 0, generation: 1, from: 10, to: 18, records: 2 },
-            Progress { partition: 3, generation: 2, from: 0, to: 6, records: 1 },
+            Progress { partition: 0, generation: 1, from: 10, to: 18, records: 2, log_end: 0 },
+            Progress { partition: 3, generation: 2, from: 0, to: 6, records: 1, log_end: 0 },
         ];
         assert_eq!(batch.progress(), expected);
     }
@@ -401,6 +422,16 @@ mod tests {
         assert_eq!(letter.payload.as_deref(), Some(payload("a").as_slice()));
         assert_eq!(letter.key.as_deref(), Some(b"key".as_slice()));
         assert!(batch.rows().is_empty());
+    }
+
+    #[test]
+    fn the_twin_of_a_refused_row_takes_its_place() {
+        let mut batch = Batch::default();
+        push(&mut batch, 0, 10, 1, "a");
+        push(&mut batch, 0, 11, 1, "b");
+        batch.sort_and_deduplicate();
+        batch.refuse_row(0, "value out of range".into());
+        assert_eq!((batch.rows().len(), batch.rows()[0].offset, batch.duplicates().len()), (1, 11, 0));
     }
 
     #[test]

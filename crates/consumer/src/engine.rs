@@ -20,7 +20,7 @@ use crate::sink::rollups::{self, Range};
 use crate::sink::schema::SchemaError;
 use crate::sink::{Database, Statements, schema};
 use crate::slot::Slot;
-use crate::source::{Assignments, Claims, Consumer, Context, Positions, Reader, client_config};
+use crate::source::{Assignments, Claims, Consumer, Context, Positions, Reader, authorities, client_config};
 use crate::status::Status;
 use crate::writer::Writer;
 
@@ -200,7 +200,8 @@ impl<'a> Parts<'a> {
     ) -> Result<Self, EngineError> {
         let positions = Arc::new(Positions::default());
         let topic = settings.kafka.topic.clone();
-        let context = Context::new(topic, Arc::clone(&positions), Arc::clone(&metrics), Arc::clone(&status));
+        let context = Context::new(topic, Arc::clone(&positions), Arc::clone(&metrics), Arc::clone(&status))
+            .trusting(authorities(&settings.kafka));
         let consumer = Consumer::from_config_and_context(&client_config(&settings.kafka), context)
             .map_err(EngineError::Client)?;
         let connections = settings.database.connections;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod dead_letter;
 pub mod engine;
 pub mod event;
+pub mod letters;
 pub mod metrics;
 mod recent_keys;
 mod retry;

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use analytics_consumer::engine;
 use analytics_consumer::metrics::Metrics;
 use analytics_consumer::settings::{self, Settings};
 use analytics_consumer::sink::Database;
 use analytics_consumer::sink::rollups::Range;
 use analytics_consumer::status::Status;
+use analytics_consumer::{engine, letters};
 use analytics_runtime::health::Health;
 use analytics_runtime::telemetry::LogOptions;
 use analytics_runtime::{build_info, catalogue, server, shutdown, telemetry, tls};
@@ -43,6 +43,9 @@ enum Command {
         #[arg(long)]
         to: chrono::DateTime<chrono::Utc>,
     },
+    /// Look at the records that could not be stored, and send them again. It needs the settings of the pipeline.
+    #[command(subcommand)]
+    DeadLetters(letters::Command),
     /// Print the settings as a Markdown table.
     SettingsReference,
     /// Print the metrics as a Markdown table.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         match command {
             Command::Migrate => migrate(&settings).await,
             Command::RebuildRollups { from, to } => rebuild(&settings, Range { from, to }).await,
+            Command::DeadLetters(command) => dead_letters(&settings, &command).await,
             _ => run(&settings).await,
         }
     });
@@ -103,6 +107,18 @@ async fn migrate(settings: &Settings) -> Result<(), Failure> {
     }
     telemetry.shutdown();
     Ok(result?)
+}
+
+async fn dead_letters(settings: &Settings, command: &letters::Command) -> Result<(), Failure> {
+    let log = LogOptions { level: settings.log_level.clone(), format: settings.log_format };
+    let telemetry = telemetry::init(SERVICE, VERSION, &log)?;
+    let result = letters::run(command, settings, &mut std::io::stdout().lock()).await;
+    telemetry.shutdown();
+    match result {
+        // Whoever reads the list has seen enough.
+        Err(letters::LettersError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 async fn rebuild(settings: &Settings, range: Range) -> Result<(), Failure> {

@@ -5,11 +5,14 @@ mod context;
 mod properties;
 mod reader;
 mod start;
+mod topic_id;
+mod trouble;
 
 pub use claims::Claims;
 pub use context::Context;
 pub use properties::client_config;
 pub use reader::{Control, ReadError, Reader, RecordPolicy};
+pub use trouble::authorities;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +33,7 @@ pub struct Positions {
 struct Position {
     offset: i64,
     committed: bool,
+    log_end: Option<i64>,
 }
 
 impl Positions {
@@ -39,13 +43,13 @@ impl Positions {
 
     /// The partition's stored offset is now `offset`.
     pub fn set(&self, partition: i32, offset: i64) {
-        self.lock().insert(partition, Position { offset, committed: false });
+        self.lock().insert(partition, Position { offset, committed: false, log_end: None });
     }
 
     /// The partition moved on, if it is still read here.
     pub fn advance(&self, partition: i32, offset: i64) {
         if let Some(position) = self.lock().get_mut(&partition) {
-            *position = Position { offset, committed: false };
+            *position = Position { offset, committed: false, ..*position };
         }
     }
 
@@ -54,9 +58,17 @@ impl Positions {
         self.lock().remove(&partition);
     }
 
-    /// The partition's stored offset, if it is read here.
-    pub fn get(&self, partition: i32) -> Option<i64> {
-        self.lock().get(&partition).map(|position| position.offset)
+    /// The end of the partition's log, as last seen.
+    pub fn log_end(&self, partition: i32) -> Option<i64> {
+        self.lock().get(&partition).and_then(|position| position.log_end)
+    }
+
+    /// Notes the end of the partition's log; the lag in offsets, if the partition is read here.
+    fn note_log_end(&self, partition: i32, log_end: i64) -> Option<i64> {
+        let mut offsets = self.lock();
+        let position = offsets.get_mut(&partition)?;
+        position.log_end = Some(log_end);
+        Some((log_end - position.offset).max(0))
     }
 
     /// Offsets that Kafka has not been told yet; they count as told from now on.

@@ -137,6 +137,7 @@ impl Writer {
             if batch.is_empty() {
                 return;
             }
+            batch.note_log_ends(|partition| self.positions.log_end(partition));
             let started = Instant::now();
             let span = trace::transaction_span(batch);
             let result = self.attempt(batch, memory).instrument(span.clone()).await;

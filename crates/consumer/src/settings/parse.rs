@@ -38,23 +38,17 @@ const RESERVED_PROPERTIES: &[&str] = &[
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.partition.eof",
+    "enable.sasl.oauthbearer.unsecure.jwt",
     "enable.ssl.certificate.verification",
     "group.id",
     "group.instance.id",
     "isolation.level",
     "metadata.broker.list",
     "partition.assignment.strategy",
-    "plugin.library.paths",
-    "security.protocol",
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.key.location",
-    "sasl.mechanism",
-    "sasl.mechanisms",
-    "sasl.username",
-    "sasl.password",
-    "sasl.oauthbearer.config",
 ];
+
+/// Families of librdkafka properties of which the same is true: none of them may weaken what the settings ask for.
+const RESERVED_FAMILIES: &[&str] = &["security.", "sasl.", "ssl.", "plugin."];
 
 /// Reads the settings out of `variables`.
 pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
@@ -217,7 +211,9 @@ fn user_properties(values: &Values<'_>) -> Result<BTreeMap<String, String>, Sett
             return Err(malformed(format!("`{line}` is not `key=value`")));
         };
         let key = key.trim();
-        if RESERVED_PROPERTIES.contains(&key) {
+        if RESERVED_PROPERTIES.contains(&key)
+            || RESERVED_FAMILIES.iter().any(|family| key.starts_with(family))
+        {
             return Err(malformed(format!(
                 "`{key}` may not be set here: delivery or security rests on it, or it has a setting of its own"
             )));
@@ -394,6 +390,10 @@ mod tests {
             (
                 &[("KAFKA_PROPERTIES", "isolation.level=read_uncommitted")],
                 "KAFKA_PROPERTIES: `isolation.level` may not be set",
+            ),
+            (
+                &[("KAFKA_PROPERTIES", "ssl.endpoint.identification.algorithm=none")],
+                "KAFKA_PROPERTIES: `ssl.endpoint.identification.algorithm` may not be set",
             ),
             (&[("KAFKA_PROPERTIES", "nonsense")], "KAFKA_PROPERTIES: `nonsense` is not `key=value`"),
             (&[("DATABASE_CA_FILE", "/does/not/exist.pem")], "DATABASE_CA_FILE: cannot read the file"),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres};
 
 use super::Statements;
 use super::classify::{Fault, fault};
@@ -18,7 +20,17 @@ pub struct Owner {
     pub instance: Arc<str>,
 }
 
-/// Takes a partition over: records this process as its owner and returns the stored offset, if there is one.
+/// What is stored about a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Offset of the next record to store.
+    pub next_offset: i64,
+    /// Id of the topic that the offset belongs to, where it is known.
+    pub topic_id: Option<String>,
+}
+
+/// Takes a partition over: records this process as its owner and returns what is stored, if anything is. A row without
+/// a topic id gets `topic_id`.
 ///
 /// The update waits for a transaction of the previous owner that is just moving the offset, so that what is read is
 /// the last word. If that takes too long the offset is read as it is: the compare-and-set of the first batch decides.
@@ -30,17 +42,19 @@ pub async fn claim(
     statements: &Statements,
     owner: &Owner,
     partition: i32,
-) -> Result<Option<i64>, sqlx::Error> {
-    let claimed = sqlx::query_scalar(AssertSqlSafe(statements.claim.clone()))
+    topic_id: Option<&str>,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let claimed = sqlx::query_as(AssertSqlSafe(statements.claim.clone()))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(partition)
         .bind(&*owner.instance)
+        .bind(topic_id)
         .fetch_optional(&mut *connection)
         .await;
-    match claimed {
+    let stored = match claimed {
         Err(error) if fault(&error) == Fault::Transient && error.as_database_error().is_some() => {
-            sqlx::query_scalar(AssertSqlSafe(statements.read.clone()))
+            sqlx::query_as(AssertSqlSafe(statements.read.clone()))
                 .bind(&*owner.group_id)
                 .bind(&*owner.topic)
                 .bind(partition)
@@ -48,7 +62,8 @@ pub async fn claim(
                 .await
         }
         other => other,
-    }
+    };
+    Ok(stored?.map(|(next_offset, topic_id)| Stored { next_offset, topic_id }))
 }
 
 /// Makes the partition's row with `offset`, unless one came in between; returns what is stored now.
@@ -61,6 +76,7 @@ pub async fn create(
     owner: &Owner,
     partition: i32,
     offset: i64,
+    topic_id: Option<&str>,
 ) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(AssertSqlSafe(statements.create.clone()))
         .bind(&*owner.group_id)
@@ -68,11 +84,13 @@ pub async fn create(
         .bind(partition)
         .bind(&*owner.instance)
         .bind(offset)
+        .bind(topic_id)
         .fetch_one(connection)
         .await
 }
 
-/// Moves the stored offset from `from` to `to` after a gap; `false` when it was not at `from` any more.
+/// Moves the stored offset from `from` to `to` after a gap, and to the topic that is there now; `false` when it was not
+/// at `from` any more.
 ///
 /// # Errors
 /// Whatever PostgreSQL says.
@@ -81,19 +99,20 @@ pub async fn reset(
     statements: &Statements,
     owner: &Owner,
     partition: i32,
-    from: i64,
-    to: i64,
+    (from, to): (i64, i64),
+    topic_id: Option<&str>,
 ) -> Result<bool, sqlx::Error> {
-    let moved: Option<i64> = sqlx::query_scalar(AssertSqlSafe(statements.reset.clone()))
+    let moved = sqlx::query(AssertSqlSafe(statements.reset.clone()))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(partition)
         .bind(&*owner.instance)
         .bind(from)
         .bind(to)
-        .fetch_optional(connection)
+        .bind(topic_id)
+        .execute(connection)
         .await?;
-    Ok(moved.is_some())
+    Ok(moved.rows_affected() == 1)
 }
 
 /// Stores `ends` for all partitions if nothing at all is stored for the group and topic yet; one process does it.
@@ -105,20 +124,24 @@ pub async fn create_all_once(
     statements: &Statements,
     owner: &Owner,
     ends: &[(i32, i64)],
+    topic_id: Option<&str>,
 ) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))")
-        .bind(&*owner.group_id)
-        .bind(&*owner.topic)
-        .execute(&mut *transaction)
-        .await?;
+    lock(owner).execute(&mut *transaction).await?;
     sqlx::query(AssertSqlSafe(statements.create_all_once.clone()))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(&*owner.instance)
         .bind(ends.iter().map(|(partition, _)| *partition).collect::<Vec<_>>())
         .bind(ends.iter().map(|(_, offset)| *offset).collect::<Vec<_>>())
+        .bind(topic_id)
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await
+}
+
+fn lock(owner: &Owner) -> Query<'_, Postgres, PgArguments> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))")
+        .bind(&*owner.group_id)
+        .bind(&*owner.topic)
 }

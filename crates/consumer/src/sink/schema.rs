@@ -70,7 +70,9 @@ fn components(settings: &settings::Database) -> Vec<Component> {
         Component {
             name: format!("offsets of {}", settings.table),
             steps: vec![Step::Sql(
-                include_str!("../../migrations/offsets_1.sql").replace("{offsets}", &offsets),
+                include_str!("../../migrations/offsets_1.sql")
+                    .replace("{offsets}", &offsets)
+                    .replace("{view}", &settings.table.sibling("pipeline_lag")),
             )],
         },
         Component {
@@ -247,6 +249,7 @@ const OFFSET_COLUMNS: &[(&str, &[&str])] = &[
     ("topic", &["text"]),
     ("partition", &["integer"]),
     ("next_offset", &["bigint"]),
+    ("topic_id", &["text"]),
 ];
 const ROLLUP_COLUMNS: &[(&str, &[&str])] = &[
     ("hour", &["timestamp with time zone"]),

@@ -55,39 +55,39 @@ impl Statements {
                 "INSERT INTO {dead_letters} (group_id, topic, partition, \"offset\", reason, detail, key, payload, headers, record_timestamp) \
                  SELECT $1, $2, partition, at, reason, detail, key, payload, headers::jsonb, to_timestamp(millis / 1000.0) \
                  FROM unnest($3::int[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[], $10::bigint[]) \
-                 AS letter(partition, at, reason, detail, key, payload, headers, millis) \
-                 ON CONFLICT (group_id, topic, partition, \"offset\") DO NOTHING"
+                 AS letter(partition, at, reason, detail, key, payload, headers, millis)"
             )
             .into(),
             advance: format!(
-                "UPDATE {offsets} AS stored SET next_offset = moved.next_offset, owner = $3, updated_at = now() \
-                 FROM unnest($4::int[], $5::bigint[], $6::bigint[]) AS moved(partition, from_offset, next_offset) \
+                "UPDATE {offsets} AS stored SET next_offset = moved.next_offset, log_end_offset = greatest(moved.log_end, moved.next_offset), \
+                 owner = $3, updated_at = now() \
+                 FROM unnest($4::int[], $5::bigint[], $6::bigint[], $7::bigint[]) AS moved(partition, from_offset, next_offset, log_end) \
                  WHERE stored.group_id = $1 AND stored.topic = $2 AND stored.partition = moved.partition \
                  AND stored.next_offset = moved.from_offset RETURNING stored.partition"
             )
             .into(),
             claim: format!(
-                "UPDATE {offsets} SET owner = $4, updated_at = now() \
-                 WHERE group_id = $1 AND topic = $2 AND partition = $3 RETURNING next_offset"
+                "UPDATE {offsets} SET owner = $4, updated_at = now(), topic_id = coalesce(topic_id, $5) \
+                 WHERE group_id = $1 AND topic = $2 AND partition = $3 RETURNING next_offset, topic_id"
             )
             .into(),
             read: format!(
-                "SELECT next_offset FROM {offsets} WHERE group_id = $1 AND topic = $2 AND partition = $3"
+                "SELECT next_offset, topic_id FROM {offsets} WHERE group_id = $1 AND topic = $2 AND partition = $3"
             )
             .into(),
             create: format!(
-                "INSERT INTO {offsets} AS stored (group_id, topic, partition, next_offset, owner) VALUES ($1, $2, $3, $5, $4) \
+                "INSERT INTO {offsets} AS stored (group_id, topic, partition, next_offset, owner, topic_id) VALUES ($1, $2, $3, $5, $4, $6) \
                  ON CONFLICT (group_id, topic, partition) DO UPDATE SET owner = excluded.owner RETURNING stored.next_offset"
             )
             .into(),
             create_all_once: format!(
-                "INSERT INTO {offsets} (group_id, topic, partition, next_offset, owner) \
-                 SELECT $1, $2, partition, next_offset, $3 FROM unnest($4::int[], $5::bigint[]) AS fresh(partition, next_offset) \
+                "INSERT INTO {offsets} (group_id, topic, partition, next_offset, owner, topic_id) \
+                 SELECT $1, $2, partition, next_offset, $3, $6 FROM unnest($4::int[], $5::bigint[]) AS fresh(partition, next_offset) \
                  WHERE NOT EXISTS (SELECT 1 FROM {offsets} WHERE group_id = $1 AND topic = $2)"
             )
             .into(),
             reset: format!(
-                "UPDATE {offsets} SET next_offset = $6, owner = $4, updated_at = now() \
+                "UPDATE {offsets} SET next_offset = $6, owner = $4, updated_at = now(), topic_id = coalesce($7, topic_id) \
                  WHERE group_id = $1 AND topic = $2 AND partition = $3 AND next_offset = $5 RETURNING next_offset"
             )
             .into(),

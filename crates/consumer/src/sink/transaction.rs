@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::classify::{Fault, describe, fault};
 use super::offsets::Owner;
 use super::{Statements, copy_format};
-use crate::batch::{Batch, Row};
+use crate::batch::{Batch, Progress, Row};
 use crate::rollup;
 
 /// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
@@ -118,19 +118,16 @@ async fn advance(
     owner: &Owner,
     batch: &Batch,
 ) -> Result<(), WriteError> {
-    let (mut partitions, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
-    for progress in batch.progress() {
-        partitions.push(progress.partition);
-        from.push(progress.from);
-        to.push(progress.to);
-    }
+    let column = |value: fn(&Progress) -> i64| batch.progress().iter().map(value).collect::<Vec<i64>>();
+    let partitions: Vec<i32> = batch.progress().iter().map(|progress| progress.partition).collect();
     let moved: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(statements.advance.clone()))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(&*owner.instance)
         .bind(&partitions)
-        .bind(&from)
-        .bind(&to)
+        .bind(column(|progress| progress.from))
+        .bind(column(|progress| progress.to))
+        .bind(column(|progress| progress.log_end))
         .fetch_all(connection)
         .await?;
     let moved: HashSet<i32> = moved.into_iter().collect();

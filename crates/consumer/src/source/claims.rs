@@ -14,12 +14,13 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
 use super::start::{Gap, Known, Start, start};
+use super::topic_id::topic_id;
 use super::{Assignments, Consumer, Control};
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use crate::settings::{OnOffsetGap, StartFrom};
 use crate::sink::classify::describe;
-use crate::sink::offsets::{self, Owner};
+use crate::sink::offsets::{self, Owner, Stored};
 use crate::sink::{Database, Statements};
 use crate::status::Status;
 
@@ -108,10 +109,15 @@ impl Claims {
                 return backoff.next();
             }
         };
+        // Without an answer recreation is recognised by the log's ends alone.
+        let asked = self.ask(|consumer, topic| Ok(topic_id(consumer.client(), topic, KAFKA_TIMEOUT))).await;
+        let id = asked.ok().flatten();
         let (mut failed, mut gaps) = (Vec::new(), Vec::new());
         let mut claimed = Vec::new();
         for (partition, generation) in std::mem::take(pending) {
-            match offsets::claim(&mut connection, &self.statements, &self.owner, partition).await {
+            match offsets::claim(&mut connection, &self.statements, &self.owner, partition, id.as_deref())
+                .await
+            {
                 Ok(stored) => claimed.push((partition, generation, stored)),
                 Err(error) => {
                     let error = ClaimError::from(error);
@@ -124,7 +130,7 @@ impl Claims {
         let logs = self.logs(claimed.iter().map(|(partition, ..)| *partition).collect()).await;
         for (partition, generation, stored) in claimed {
             let log = logs.get(&partition).copied();
-            match self.begin(&mut connection, partition, stored, log).await {
+            match self.begin(&mut connection, partition, stored, log, id.as_deref()).await {
                 Ok(offset) => {
                     self.status.database_up();
                     self.status.gap_closed(partition);
@@ -211,19 +217,24 @@ impl Claims {
         &self,
         connection: &mut PgConnection,
         partition: i32,
-        stored: Option<i64>,
+        stored: Option<Stored>,
         log: Option<(i64, i64)>,
+        topic_id: Option<&str>,
     ) -> Result<i64, ClaimError> {
         let (low, high) = log.ok_or(ClaimError::NoLog)?;
         let committed = if stored.is_none() { self.committed(partition).await? } else { None };
-        let known = Known { stored, committed, low, high };
+        let stored_id = stored.as_ref().and_then(|stored| stored.topic_id.as_deref());
+        let recreated = matches!((stored_id, topic_id), (Some(stored), Some(now)) if stored != now);
+        let known =
+            Known { stored: stored.map(|stored| stored.next_offset), committed, recreated, low, high };
         match start(&known, self.start_from, self.on_offset_gap) {
             Start::Stored(offset) => Ok(offset),
             Start::New(_) if self.start_from == StartFrom::Latest && committed.is_none() => {
-                self.begin_latest(connection, partition, low).await
+                self.begin_latest(connection, partition, low, topic_id).await
             }
             Start::New(offset) => {
-                Ok(offsets::create(connection, &self.statements, &self.owner, partition, offset).await?)
+                Ok(offsets::create(connection, &self.statements, &self.owner, partition, offset, topic_id)
+                    .await?)
             }
             Start::Moved { from, to, lost } => {
                 let policy = if self.on_offset_gap == OnOffsetGap::Earliest { "earliest" } else { "latest" };
@@ -236,11 +247,14 @@ impl Claims {
                     "The stored offset is outside the log; going on elsewhere"
                 );
                 self.metrics.offset_gap(policy, lost);
-                if offsets::reset(connection, &self.statements, &self.owner, partition, from, to).await? {
+                if offsets::reset(connection, &self.statements, &self.owner, partition, (from, to), topic_id)
+                    .await?
+                {
                     return Ok(to);
                 }
                 // Somebody moved it in between; what they stored counts.
-                Ok(offsets::create(connection, &self.statements, &self.owner, partition, to).await?)
+                Ok(offsets::create(connection, &self.statements, &self.owner, partition, to, topic_id)
+                    .await?)
             }
             Start::Gap(gap) => Err(ClaimError::Gap(gap)),
         }
@@ -253,10 +267,13 @@ impl Claims {
         connection: &mut PgConnection,
         partition: i32,
         low: i64,
+        topic_id: Option<&str>,
     ) -> Result<i64, ClaimError> {
         // The claim of another partition may have stored them all a moment ago.
-        if let Some(stored) = offsets::claim(connection, &self.statements, &self.owner, partition).await? {
-            return Ok(stored);
+        if let Some(stored) =
+            offsets::claim(connection, &self.statements, &self.owner, partition, topic_id).await?
+        {
+            return Ok(stored.next_offset);
         }
         let partitions: Vec<i32> = self
             .ask(|consumer, topic| {
@@ -270,8 +287,8 @@ impl Claims {
             .iter()
             .map(|id| Ok((*id, logs.get(id).ok_or(ClaimError::NoLog)?.1)))
             .collect::<Result<Vec<_>, ClaimError>>()?;
-        offsets::create_all_once(connection, &self.statements, &self.owner, &ends).await?;
-        Ok(offsets::create(connection, &self.statements, &self.owner, partition, low).await?)
+        offsets::create_all_once(connection, &self.statements, &self.owner, &ends, topic_id).await?;
+        Ok(offsets::create(connection, &self.statements, &self.owner, partition, low, topic_id).await?)
     }
 
     async fn committed(&self, partition: i32) -> Result<Option<i64>, ClaimError> {

@@ -12,6 +12,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Positions;
+use super::trouble::{self, Trouble};
 use crate::metrics::Metrics;
 use crate::status::Status;
 
@@ -30,6 +31,7 @@ pub struct Context {
     positions: Arc<Positions>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    trouble: Arc<Trouble>,
 }
 
 impl Context {
@@ -43,7 +45,15 @@ impl Context {
             positions,
             metrics,
             status,
+            trouble: Arc::default(),
         }
+    }
+
+    /// With the certificates (PEM) that the brokers' are checked against, for saying what is wrong with one.
+    #[must_use]
+    pub fn trusting(mut self, authorities: String) -> Self {
+        self.trouble = Arc::new(Trouble::new(authorities));
+        self
     }
 
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
@@ -88,32 +98,28 @@ impl ConsumerContext for Context {
 impl ClientContext for Context {
     fn stats(&self, statistics: Statistics) {
         if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
+            self.trouble.over();
             self.status.kafka_reachable();
         }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        for (partition, numbers) in &topic.partitions {
-            if let Some(stored) = self.positions.get(*partition)
-                && numbers.ls_offset >= 0
-            {
-                self.metrics.position(*partition, stored, (numbers.ls_offset - stored).max(0));
+        for (partition, numbers) in topic.partitions.iter().filter(|(_, numbers)| numbers.ls_offset >= 0) {
+            if let Some(lag) = self.positions.note_log_end(*partition, numbers.ls_offset) {
+                self.metrics.position(*partition, numbers.ls_offset - lag, lag);
             }
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                tracing::warn!(reason, "No Kafka broker can be reached; trying on");
-                self.status.kafka_unreachable(format!("no Kafka broker can be reached: {reason}"));
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        match self.trouble.reported(code, reason) {
+            Some(cause) => {
+                tracing::warn!(reason, "{cause}");
+                self.status.kafka_unreachable(cause);
             }
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
-                tracing::error!(
-                    reason,
-                    "Kafka refused the credentials; check KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"
-                );
-                self.status.kafka_unreachable(format!("Kafka refused the credentials: {reason}"));
-            }
-            _ => tracing::warn!(%error, reason, "Kafka"),
+            None => tracing::warn!(%error, reason, "Kafka"),
+        }
+        if code == RDKafkaErrorCode::SSL {
+            trouble::examine(&self.trouble, &self.status, reason);
         }
     }
 }
