@@ -49,19 +49,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # Pipelines are found and watched; they are never changed.
 - apiGroups: [analyticspipeline.dev]
   resources: [analyticspipelines]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # What was found out and decided is told in the status.
 - apiGroups: [analyticspipeline.dev]
   resources: [analyticspipelines/status]
   verbs: [patch]
-# The consumers. They go with their pipeline, by the garbage collector: no right to delete is needed.
+# The consumers. They go with their pipeline, by the garbage collector: no right to delete is needed. (Server-side apply is a
+# patch, and needs the right to create as well when the object is new.)
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
 # The migration that runs before the consumers of a new version; the Job of an older version is removed.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, delete]
+  verbs: [list, watch, create, delete]
 # The configuration of the consumers, their account (without any right) and the Service by which metrics are found.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
@@ -70,10 +71,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# How Prometheus Operator finds the consumers, and when it raises an alert; only where these kinds exist.
+- apiGroups: [monitoring.coreos.com]
+  resources: [podmonitors, prometheusrules]
+  verbs: [get, create, patch, delete]
 # Which consumers are ready, and why one is not.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Secrets that pipelines name: their content is needed for the operator's own way to Kafka, and a change has to roll the
 # consumers. Each is asked for and watched by its name; they are never listed.
 - apiGroups: [""]
