@@ -1,5 +1,7 @@
 //! The CEL rules: what they refuse, and with which words.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use analytics_api::AnalyticsPipeline;
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! The schema is what users meet first: every field is described, every list and text is bounded.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };

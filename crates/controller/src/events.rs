@@ -77,6 +77,12 @@ pub(crate) fn scaled(from: i32, to: i32, explanation: &str) -> Event {
     event(EventType::Normal, reason, "Scale", &format!("Consumers {from} -> {to}: {explanation}"))
 }
 
+/// The Event that tells of an object that somebody else had changed or deleted.
+pub(crate) fn put_right(objects: &[String]) -> Event {
+    let note = format!("Changed or deleted by someone else, and as described again: {}", objects.join(", "));
+    event(EventType::Warning, "PutRight", "Apply", &note)
+}
+
 fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
     let end = note.floor_char_boundary(NOTE_BYTES);
     Event {

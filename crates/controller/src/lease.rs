@@ -161,10 +161,10 @@ impl Elector {
         match written {
             Ok(Ok(_)) => tracing::info!(lease = self.name, "The Lease was given back"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "The Lease could not be given back; a successor waits until it runs out")
+                tracing::warn!(%error, "The Lease could not be given back; a successor waits until it runs out");
             }
             Err(_) => {
-                tracing::warn!("Giving the Lease back took too long; a successor waits until it runs out")
+                tracing::warn!("Giving the Lease back took too long; a successor waits until it runs out");
             }
         }
     }

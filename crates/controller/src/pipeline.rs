@@ -101,7 +101,7 @@ async fn bring_about(
     // Pure.
     let valid = match validated(pipeline, &references, context) {
         Ok(valid) => valid,
-        Err(refusal) => return refuse(pipeline, &refusal, context, report).await,
+        Err(refusal) => return refuse(pipeline, &refusal, context, memory, report).await,
     };
     // Reads Kafka and the consumers' metrics.
     let seen = observe::run(&valid, &report.fleet, context, memory).await;
@@ -116,9 +116,14 @@ async fn bring_about(
         seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
     report.decision = scale.decision;
     // Writes.
-    let extent = if migration.allows_consumers() { Extent::All } else { Extent::Migration };
+    let extent = match migration {
+        Migration::Done | Migration::NotWanted => Extent::All,
+        Migration::Failing { anew: true, .. } => Extent::MigrationAnew,
+        Migration::Running | Migration::Failing { .. } => Extent::Migration,
+    };
     report.scaled = extent == Extent::All && report.fleet.exists && report.fleet.spec != scale.replicas;
-    apply::run(&valid, objects, extent, context, memory).await
+    report.put_right = Box::pin(apply::run(&valid, objects, extent, context, memory)).await?;
+    Ok(())
 }
 
 fn validated(
@@ -136,12 +141,15 @@ async fn refuse(
     pipeline: &AnalyticsPipeline,
     refusal: &Refusal,
     context: &Context,
+    memory: &mut Memory,
     report: &mut Report,
 ) -> Result<(), Error> {
     report.verdicts.extend(verdict::refused(refusal, &report.fleet));
     if (refusal.stop || pipeline.spec.suspend) && report.fleet.spec > 0 {
-        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-        apply::set_replicas(&context.client, &namespace, &labels::consumer_name(&name), 0).await?;
+        let name = labels::consumer_name(&pipeline.name_any());
+        apply::set_replicas(&context.client, &pipeline.namespace().unwrap_or_default(), &name, 0).await?;
+        // A write of our own: the next apply must not take it for a stranger's.
+        memory.applied.clear();
         report.desired = 0;
     }
     Ok(())
@@ -152,12 +160,12 @@ fn migration(pipeline: &ValidatedPipeline, job: &str, context: &Context) -> Migr
         return Migration::NotWanted;
     }
     let reference = kube::runtime::reflector::ObjectRef::new(job).within(&pipeline.namespace);
-    let trouble = observe::pods(context, &pipeline.namespace, &pipeline.name, "migration")
-        .iter()
-        .filter(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job))
-        .find_map(|pod| observe::trouble(pod));
+    let mut pods = observe::pods(context, &pipeline.namespace, &pipeline.name, "migration");
+    pods.retain(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job));
+    let trouble = pods.iter().find_map(|pod| observe::trouble(pod));
+    let ended = pods.iter().find_map(|pod| observe::ended(pod, jiff::Timestamp::now()));
     let job = context.stores.get(&pipeline.namespace).and_then(|stores| stores.jobs.get(&reference));
-    migrate::progress(job.as_deref(), trouble)
+    migrate::progress(job.as_deref(), trouble, ended)
 }
 
 // Status first, then what follows from it: Events and metrics.
@@ -176,6 +184,9 @@ async fn tell(
         let explanation =
             report.decision.as_ref().map_or("as asked for", |decision| decision.explanation.as_str());
         events.push(events::scaled(spec, report.desired, explanation));
+    }
+    if !report.put_right.is_empty() {
+        events.push(events::put_right(&report.put_right));
     }
     let reference = kube::Resource::object_ref(pipeline, &());
     for event in &events {

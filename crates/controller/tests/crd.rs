@@ -1,5 +1,7 @@
 //! `crds/analyticspipelines.yaml` is what users install: it must be what the types say.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::Path;
 
 #[test]

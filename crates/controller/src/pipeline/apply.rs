@@ -29,10 +29,39 @@ pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
 pub(crate) struct Applied {
     wanted: String,
     version: Version,
+    /// False if it was not there before, which the watch may still say for a moment.
+    existed: bool,
 }
 
 /// Tells whether an object's wanted part has changed: its generation, or for kinds without one its resource version.
-type Version = Option<String>;
+/// Both only grow.
+type Version = Option<u64>;
+
+/// How an object looks beside what was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    /// As applied.
+    Same,
+    /// Something else is wanted now, or the watch has not shown the last write yet.
+    Outdated,
+    /// Somebody else changed or deleted it.
+    ChangedByOthers,
+}
+
+impl Applied {
+    // `seen` is `None` for an object that is not there. An older version than the applied one is what the watch shows until
+    // it has caught up.
+    fn compare(&self, wanted: &str, seen: Version) -> Comparison {
+        let behind = if seen.is_some() { seen < self.version } else { !self.existed };
+        if self.wanted != wanted || behind {
+            Comparison::Outdated
+        } else if seen == self.version {
+            Comparison::Same
+        } else {
+            Comparison::ChangedByOthers
+        }
+    }
+}
 
 /// What part of the objects is to be applied now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +70,11 @@ pub(crate) enum Extent {
     All,
     /// What the migration needs; consumers that run go on as they are.
     Migration,
+    /// The same, with a new Job in place of one that waits too long for its next attempt.
+    MigrationAnew,
 }
 
-/// Applies the objects. (client required)
+/// Applies the objects, and says which of them somebody else had changed or deleted. (client required)
 ///
 /// Order: the ServiceAccount that pods name, then the migration; configuration before the Deployment that mounts it; the
 /// Deployment last. A field that is new in [`Objects`] does not compile until it is applied here.
@@ -53,18 +84,22 @@ pub(crate) async fn run(
     extent: Extent,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let Objects { service_account, config_map, service, budget, migration, deployment } = objects;
     // A pipeline of a namespace that is not watched is not reconciled.
-    let Some(stores) = context.stores.get(&pipeline.namespace) else { return Ok(()) };
-    let mut writer = Writer { pipeline, context, stores, memory };
+    let Some(stores) = context.stores.get(&pipeline.namespace) else { return Ok(Vec::new()) };
+    let mut writer = Writer { pipeline, context, stores, memory, put_right: Vec::new() };
     writer.apply(&service_account, &stores.service_accounts).await?;
     if !pipeline.spec.suspend {
-        writer.create_once(&migration, &stores.jobs).await?;
-        writer.delete_outdated_jobs(&migration.name_any()).await?;
+        // A deleted Job is made again by the next reconcile.
+        let current = (extent != Extent::MigrationAnew).then(|| migration.name_any());
+        if current.is_some() {
+            writer.create_once(&migration, &stores.jobs).await?;
+        }
+        writer.delete_jobs_except(current.as_deref()).await?;
     }
-    if extent == Extent::Migration {
-        return Ok(());
+    if extent != Extent::All {
+        return Ok(writer.put_right);
     }
     writer.apply(&config_map, &stores.config_maps).await?;
     writer.apply(&service, &stores.services).await?;
@@ -72,7 +107,8 @@ pub(crate) async fn run(
         Some(budget) => writer.apply(&budget, &stores.budgets).await?,
         None => writer.delete_budget().await?,
     }
-    writer.apply(&deployment, &stores.deployments).await
+    writer.apply(&deployment, &stores.deployments).await?;
+    Ok(writer.put_right)
 }
 
 /// Sets the replicas of the Deployment and leaves all else as it is. (client required)
@@ -97,6 +133,7 @@ struct Writer<'a> {
     context: &'a Context,
     stores: &'a Stores,
     memory: &'a mut Memory,
+    put_right: Vec<String>,
 }
 
 impl Writer<'_> {
@@ -109,11 +146,11 @@ impl Writer<'_> {
         let wanted = fingerprint(object);
         let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
         let key = (kind.clone(), name.clone());
-        if let (Some(applied), Some(seen)) = (self.memory.applied.get(&key), &seen)
-            && applied.wanted == wanted
-            && applied.version == version(seen.meta())
-        {
-            return Ok(());
+        let before = seen.as_deref().and_then(|seen| version(seen.meta()));
+        match self.memory.applied.get(&key).map(|applied| applied.compare(&wanted, before)) {
+            Some(Comparison::Same) => return Ok(()),
+            Some(Comparison::ChangedByOthers) => self.put_right.push(format!("{kind} `{name}`")),
+            Some(Comparison::Outdated) | None => {}
         }
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
         self.make_sure_it_is_ours(&api, &kind, &name, seen.as_deref().map(Resource::meta)).await?;
@@ -126,7 +163,9 @@ impl Writer<'_> {
                 source: Box::new(source),
             })?;
         self.context.metrics.wrote(&kind);
-        self.memory.applied.insert(key, Applied { wanted, version: version(written.meta()) });
+        self.memory
+            .applied
+            .insert(key, Applied { wanted, version: version(written.meta()), existed: before.is_some() });
         Ok(())
     }
 
@@ -197,12 +236,12 @@ impl Writer<'_> {
         delete(&api, &kind, &seen.name_any()).await
     }
 
-    async fn delete_outdated_jobs(&mut self, current: &str) -> Result<(), Error> {
+    async fn delete_jobs_except(&mut self, current: Option<&str>) -> Result<(), Error> {
         let namespace = &self.pipeline.namespace;
         let jobs = self.stores.jobs.state();
         let jobs = jobs.iter().map(AsRef::as_ref).filter(|job| job.namespace().as_ref() == Some(namespace));
         let api = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(self.context.client.clone(), namespace);
-        for name in migrate::outdated(jobs, current, &self.pipeline.owner.uid) {
+        for name in migrate::outdated(jobs, current.unwrap_or_default(), &self.pipeline.owner.uid) {
             delete(&api, "Job", &name).await?;
         }
         Ok(())
@@ -250,5 +289,30 @@ fn fingerprint(object: &impl Serialize) -> String {
 }
 
 fn version(metadata: &kube::api::ObjectMeta) -> Version {
-    metadata.generation.map(|generation| generation.to_string()).or_else(|| metadata.resource_version.clone())
+    let generation = metadata.generation.and_then(|generation| u64::try_from(generation).ok());
+    generation.or_else(|| metadata.resource_version.as_ref()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write of one's own that the watch has not shown yet must not look like the hand of another.
+    #[test]
+    fn changes_by_others_are_told_from_own_writes() {
+        let table = [
+            (false, "a", Some(2), Comparison::Same),
+            (true, "a", Some(2), Comparison::Same),
+            (true, "b", Some(2), Comparison::Outdated),
+            (true, "b", Some(3), Comparison::Outdated),
+            (true, "a", Some(1), Comparison::Outdated),
+            (false, "a", None, Comparison::Outdated),
+            (true, "a", None, Comparison::ChangedByOthers),
+            (true, "a", Some(3), Comparison::ChangedByOthers),
+        ];
+        for (existed, wanted, seen, expected) in table {
+            let applied = Applied { wanted: "a".into(), version: Some(2), existed };
+            assert_eq!(applied.compare(wanted, seen), expected, "{existed} {wanted} {seen:?}");
+        }
+    }
 }

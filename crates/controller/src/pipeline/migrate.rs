@@ -1,9 +1,14 @@
 //! Whether the tables are as the consumers need them: consumers of a new version wait for their migration.
 
+use std::time::Duration;
+
 use analytics_api::labels;
 use k8s_openapi::api::batch::v1::Job;
 
 use crate::conditions::{MIGRATED, Verdict, reasons};
+
+/// The kubelet waits up to five minutes between two attempts; when a database has come back, that is too long.
+const LONGEST_WAIT: Duration = Duration::from_secs(45);
 
 /// How far the migration is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,18 +18,25 @@ pub(crate) enum Migration {
     /// It has not ended yet.
     Running,
     /// It failed, is tried again, and said this.
-    Failing(String),
+    Failing {
+        /// What its pod said last.
+        trouble: String,
+        /// The pod waits so long for its next attempt that a new one is better.
+        anew: bool,
+    },
     /// Nobody waits for it, because no consumer shall run.
     NotWanted,
 }
 
-/// How far the migration is, from its Job and what its pod said last. (no client required)
-pub(crate) fn progress(job: Option<&Job>, trouble: Option<String>) -> Migration {
+/// How far the migration is, from its Job and its pod, of which is known what it said last and how long ago it ended. (no
+/// client required)
+pub(crate) fn progress(job: Option<&Job>, trouble: Option<String>, ended: Option<Duration>) -> Migration {
     let status = job.and_then(|job| job.status.as_ref());
     if status.is_some_and(|status| status.succeeded.unwrap_or(0) > 0) {
         return Migration::Done;
     }
-    trouble.map_or(Migration::Running, Migration::Failing)
+    let anew = ended.is_some_and(|ago| ago >= LONGEST_WAIT);
+    trouble.map_or(Migration::Running, |trouble| Migration::Failing { trouble, anew })
 }
 
 impl Migration {
@@ -46,7 +58,7 @@ impl Migration {
                 reasons::MIGRATION_RUNNING,
                 format!("Job `{job}` prepares the tables; consumers start when it has succeeded."),
             )),
-            Self::Failing(trouble) => Some(Verdict::no(
+            Self::Failing { trouble, .. } => Some(Verdict::no(
                 MIGRATED,
                 reasons::MIGRATION_FAILED,
                 format!("Job `{job}` cannot prepare the tables and is tried again: {trouble}"),
@@ -92,11 +104,16 @@ mod tests {
 
     #[test]
     fn consumers_wait_until_the_migration_has_succeeded() {
+        let failing = |anew| Migration::Failing { trouble: "no".into(), anew };
+        let (begun, done) = (job("j", 0, "u"), job("j", 1, "u"));
+        let (no, soon, late) = (Some("no".to_owned()), Duration::from_secs(5), Duration::from_secs(50));
         let table = [
-            (progress(None, None), Migration::Running, false),
-            (progress(Some(&job("j", 0, "u")), None), Migration::Running, false),
-            (progress(Some(&job("j", 0, "u")), Some("no".into())), Migration::Failing("no".into()), false),
-            (progress(Some(&job("j", 1, "u")), Some("an earlier attempt".into())), Migration::Done, true),
+            (progress(None, None, None), Migration::Running, false),
+            (progress(Some(&begun), None, None), Migration::Running, false),
+            (progress(Some(&begun), no.clone(), Some(soon)), failing(false), false),
+            (progress(Some(&begun), no.clone(), Some(late)), failing(true), false),
+            (progress(Some(&begun), no.clone(), None), failing(false), false),
+            (progress(Some(&done), no, Some(late)), Migration::Done, true),
         ];
         for (seen, expected, allowed) in table {
             assert_eq!(seen, expected);

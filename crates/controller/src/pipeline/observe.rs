@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use analytics_api::labels;
 use autoscaler::{Observation, ReplicaObservation};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -104,6 +105,14 @@ pub(crate) fn trouble(pod: &Pod) -> Option<String> {
     ended(container.state.as_ref()).or_else(|| ended(container.last_state.as_ref())).or_else(waiting)
 }
 
+/// How long ago the last attempt of the pod's container ended; `None` while one is under way.
+pub(crate) fn ended(pod: &Pod, now: Timestamp) -> Option<Duration> {
+    let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+    container.state.as_ref()?.waiting.as_ref()?;
+    let finished = container.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?;
+    Duration::try_from(now.duration_since(finished.0)).ok()
+}
+
 // A log ends with the reason; the lines before it are about the start.
 fn last_words(message: &str) -> String {
     const MOST: usize = 400;
@@ -156,7 +165,7 @@ fn count(number: i32) -> u32 {
 }
 
 fn now() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
+    Timestamp::now().as_duration().as_secs_f64()
 }
 
 #[cfg(test)]
@@ -201,6 +210,17 @@ mod tests {
         for (container, expected) in table {
             assert_eq!(trouble(&pod(container.clone())).as_deref(), expected, "{container}");
         }
+    }
+
+    #[test]
+    fn an_attempt_has_ended_only_while_the_next_one_waits() {
+        let last = json!({"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}});
+        let waiting =
+            json!({"ready": false, "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": last});
+        let running = json!({"ready": false, "state": {"running": {}}, "lastState": last});
+        let now = "2026-01-01T00:00:50Z".parse().unwrap();
+        assert_eq!(ended(&pod(waiting), now), Some(Duration::from_secs(50)));
+        assert_eq!(ended(&pod(running), now), None);
     }
 
     #[test]

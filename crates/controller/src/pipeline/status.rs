@@ -37,6 +37,8 @@ pub(crate) struct Report {
     pub(crate) partitions: Option<i32>,
     /// True if the replicas were changed just now.
     pub(crate) scaled: bool,
+    /// Objects that somebody else had changed or deleted.
+    pub(crate) put_right: Vec<String>,
 }
 
 /// The status that follows `old`. (no client required)

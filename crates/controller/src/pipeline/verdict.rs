@@ -232,7 +232,7 @@ mod tests {
         let lag = Scale { replicas: 2, decision: None };
         let idle = Scale { replicas: 0, decision: None };
         let fixed_zero = r#"{"scaling": {"mode": "Fixed", "replicas": 0}}"#;
-        let failing = Migration::Failing("no such role".into());
+        let failing = Migration::Failing { trouble: "no such role".into(), anew: false };
         let ok = || Ok(Reading::default());
         let table = [
             ("{}", fleet(2, 1, None), ok(), &lag, Migration::Done, Truth::True, "ConsumersReady"),

@@ -142,14 +142,16 @@ mod tests {
         "credentialsSecretRef": {"name": "login"}, "caSecretRef": {"name": "ca"}}}}"#;
     const PEM: &str = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n";
 
-    fn checked(spec: &str, secrets: &[(&str, &[(&str, &str)])]) -> Result<Checked, Refusal> {
+    type Secret<'a> = (&'a str, &'a [(&'a str, &'a str)]);
+
+    fn checked(spec: &str, secrets: &[Secret<'_>]) -> Result<Checked, Refusal> {
         check(&fixtures::pipeline(spec).spec, "shop", &fixtures::secrets(secrets))
     }
 
     #[test]
     fn what_is_wrong_with_a_secret_is_named_with_the_way_out() {
         let url: &[(&str, &str)] = &[("url", "postgres://u:p@h/d")];
-        let table: [(&str, Vec<(&str, &[(&str, &str)])>, &str, &str); 8] = [
+        let table: [(&str, Vec<Secret<'_>>, &str, &str); 8] = [
             ("{}", vec![], "SecretNotFound", "kubectl -n shop create secret generic db --from-literal=url="),
             (
                 "{}",
