@@ -3,6 +3,7 @@
 //! Nothing here knows about Kafka, PostgreSQL or Kubernetes.
 
 pub mod catalogue;
+pub mod certificate;
 pub mod health;
 pub mod server;
 pub mod shutdown;
