@@ -198,7 +198,7 @@ fn quantities_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     })
 }
 
-fn string_map_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn string_map_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 64,

@@ -23,10 +23,10 @@ pub use crd::crd;
 pub use delivery::{Batch, DeadLetters, Deduplication, DeduplicationMode, Delivery, Tombstones};
 pub use pipeline::{AnalyticsPipeline, AnalyticsPipelineSpec, MAX_NAME_LENGTH};
 pub use scaling::{Behavior, OnUnknown, Scaling, ScalingMode};
-pub use sink::{DatabaseUrlRef, Sink};
+pub use sink::{DatabaseUrlRef, RollupUsers, Rollups, Sink};
 pub use source::{
     ClientCertificateRef, CredentialsRef, Mechanism, OnOffsetGap, Protocol, SecretKeyRef, Security, Source,
     StartFrom,
 };
 pub use status::{AnalyticsPipelineStatus, LagStatus, RatesStatus, ScalingStatus};
-pub use telemetry::{Telemetry, Tracing};
+pub use telemetry::{Automatic, Telemetry, Tracing};

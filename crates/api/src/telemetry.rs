@@ -1,6 +1,9 @@
 //! What consumers report beyond metrics and logs.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What consumers report beyond metrics and logs.
@@ -10,6 +13,29 @@ pub struct Telemetry {
     /// Where traces go to. Unset: no traces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
+
+    /// A PodMonitor, by which Prometheus Operator finds the consumers: Auto makes one as soon as that kind exists in the cluster. Default: `Auto`.
+    #[serde(default)]
+    pub pod_monitor: Automatic,
+
+    /// A PrometheusRule with the alerts about this pipeline: Auto makes one as soon as that kind exists in the cluster. Default: `Auto`.
+    #[serde(default)]
+    pub prometheus_rule: Automatic,
+
+    /// Labels of both, by which a Prometheus chooses what it reads. Example: `release: kube-prometheus-stack`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "crate::consumer::string_map_schema")]
+    pub monitor_labels: BTreeMap<String, String>,
+}
+
+/// Whether something is made where it can be.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Automatic {
+    /// It is made as soon as its kind exists in the cluster.
+    #[default]
+    Auto,
+    /// It is never made, and removed if it was.
+    Disabled,
 }
 
 /// Where traces go to and how many of them.

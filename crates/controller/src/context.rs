@@ -13,7 +13,7 @@ use kube::{Client, ResourceExt};
 use crate::args::Settings;
 use crate::kafka::{Clients, LagError, Reading};
 use crate::metrics::Metrics;
-use crate::pipeline::{Applied, Sample};
+use crate::pipeline::{Applied, Kinds, Sample};
 use crate::secrets::Secrets;
 use crate::watches::Stores;
 
@@ -40,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     /// Metrics of the controller.
     pub(crate) metrics: Metrics,
+    /// Which kinds of Prometheus Operator exist.
+    pub(crate) monitoring: Kinds,
     /// What is remembered of each pipeline, by uid.
     pub(crate) memories: Memories,
 }
@@ -75,6 +77,8 @@ pub(crate) struct Memory {
     pub(crate) samples: HashMap<String, Sample>,
     /// What was applied, by kind and name.
     pub(crate) applied: HashMap<(String, String), Applied>,
+    /// PodMonitor and PrometheusRule: what was applied, and when.
+    pub(crate) monitors: HashMap<String, (String, Instant)>,
     /// When the status was last written.
     pub(crate) status_written: Option<Instant>,
     /// Failed reconciles in a row.

@@ -7,6 +7,7 @@ mod dereference;
 mod fixtures;
 mod hash;
 mod migrate;
+mod monitoring;
 mod observe;
 mod policy;
 mod scale;
@@ -28,6 +29,7 @@ use crate::events;
 pub(crate) use apply::Applied;
 use apply::Extent;
 use migrate::Migration;
+pub(crate) use monitoring::Kinds;
 use observe::Fleet;
 pub(crate) use scrape::Sample;
 use status::Report;
@@ -123,6 +125,7 @@ async fn bring_about(
     };
     report.scaled = extent == Extent::All && report.fleet.exists && report.fleet.spec != scale.replicas;
     report.put_right = Box::pin(apply::run(&valid, objects, extent, context, memory)).await?;
+    Box::pin(monitoring::run(&valid, context, memory)).await;
     Ok(())
 }
 

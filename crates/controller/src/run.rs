@@ -141,6 +141,7 @@ async fn work(
         http: reqwest::Client::builder().pool_max_idle_per_host(1).build()?,
         recorder: Recorder::new(client, reporter),
         metrics,
+        monitoring: pipeline::Kinds::default(),
         settings,
         memories: Memories::default(),
     });

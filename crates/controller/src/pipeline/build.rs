@@ -6,6 +6,8 @@ mod container;
 mod deployment;
 mod job;
 mod metadata;
+mod monitoring;
+mod promql;
 mod service;
 mod service_account;
 #[cfg(test)]
@@ -19,6 +21,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use super::validate::ValidatedPipeline;
 pub(crate) use job::migration_hash;
 pub(crate) use metadata::selector;
+pub(crate) use monitoring::{pod_monitor, prometheus_rule};
 
 /// Port of health and metrics on every consumer.
 pub(crate) const METRICS_PORT: u16 = 9090;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use analytics_api::{DeduplicationMode, LogFormat, OnOffsetGap, StartFrom, Tombstones, labels};
+use analytics_api::{
+    DeduplicationMode, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom, Tombstones, labels,
+};
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::METRICS_PORT;
@@ -65,6 +67,8 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
         ("BATCH_MAX_EVENTS", delivery.batch.max_events.to_string()),
         ("BATCH_MAX_BYTES", delivery.batch.max_bytes.to_string()),
         ("EVENT_MAX_BYTES", delivery.max_event_bytes.to_string()),
+        ("ROLLUPS", switch(sink.rollups == Rollups::Enabled).to_owned()),
+        ("ROLLUP_USERS", switch(sink.rollup_users == RollupUsers::Enabled).to_owned()),
     ];
     if let Some(name) = &delivery.deduplication.name {
         settings.push(("DEDUPLICATION_NAME", name.clone()));
@@ -123,6 +127,10 @@ const fn tombstones(value: Tombstones) -> &'static str {
         Tombstones::DeadLetter => "dead-letter",
         Tombstones::Skip => "skip",
     }
+}
+
+const fn switch(enabled: bool) -> &'static str {
+    if enabled { "enabled" } else { "disabled" }
 }
 
 const fn log_format(value: LogFormat) -> &'static str {
