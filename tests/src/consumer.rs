@@ -82,6 +82,12 @@ impl Consumer {
         waited.await.with_context(|| format!("its log says:\n{}", self.process.tail()))
     }
 
+    /// The port of its HTTP server.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     /// A page of its HTTP server: status and body.
     ///
     /// # Errors

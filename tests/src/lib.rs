@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod cluster;
+pub mod collector;
 pub mod consumer;
 pub mod generator;
 pub mod helm;
@@ -17,15 +18,18 @@ pub mod node;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod run;
 pub mod together;
 pub mod wait;
 
 pub use cache::{consumer_binary, controller_binary};
 pub use cluster::{Cluster, ClusterOptions};
+pub use collector::Collector;
 pub use consumer::{Consumer, ConsumerOptions};
 pub use image::Image;
 pub use kafka::{Kafka, KafkaOptions};
 pub use node::Node;
 pub use postgres::{Postgres, PostgresOptions};
+pub use prometheus::Prometheus;
 pub use together::{Testbed, TestbedOptions};

@@ -1,0 +1,160 @@
+//! What every dashboard must be, whatever it shows: complete, portable between Grafanas, and consistent.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::dashboards::{Dashboard, TITLES, list};
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+#[test]
+fn there_are_four_and_each_has_its_title_and_its_own_uid() -> Result<()> {
+    let dashboards = Dashboard::all()?;
+    let titles: Vec<_> = dashboards.iter().map(|one| (one.name.as_str(), text(&one.json, "title"))).collect();
+    assert_eq!(titles, TITLES);
+    let uids: BTreeSet<_> = dashboards.iter().map(|one| text(&one.json, "uid")).collect();
+    assert_eq!(uids.len(), TITLES.len());
+    for dashboard in &dashboards {
+        let version = dashboard.json["schemaVersion"].as_i64().unwrap_or_default();
+        assert!(
+            (38..=41).contains(&version),
+            "{}: Grafana 10 to 12 read schema 38 to 41, not {version}",
+            dashboard.name
+        );
+        assert_eq!(dashboard.json["editable"], false, "{}", dashboard.name);
+        assert!(!text(&dashboard.json, "description").is_empty(), "{}", dashboard.name);
+        let links: Vec<_> = list(&dashboard.json["links"]).iter().map(|link| text(link, "url")).collect();
+        for uid in uids.iter().filter(|uid| **uid != text(&dashboard.json, "uid")) {
+            assert!(
+                links.iter().any(|link| link.starts_with(&format!("/d/{uid}?"))),
+                "{}: no link to {uid}",
+                dashboard.name
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_has_the_variables_and_annotations_that_all_share() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        let names: BTreeSet<_> =
+            dashboard.variables().iter().map(|variable| text(variable, "name")).collect();
+        for name in ["datasource", "namespace", "pipeline", "interval"] {
+            assert!(names.contains(name), "{}: no variable {name}", dashboard.name);
+        }
+        for variable in dashboard.variables() {
+            assert!(!text(variable, "label").is_empty(), "{}: {variable}", dashboard.name);
+        }
+        let annotations: BTreeSet<_> = list(&dashboard.json["annotations"]["list"])
+            .iter()
+            .map(|annotation| text(annotation, "name"))
+            .collect();
+        assert!(annotations.contains("Scaling") && annotations.contains("Rollouts"), "{}", dashboard.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn no_data_source_is_hard_coded() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        let mut uids = Vec::new();
+        data_sources(&dashboard.json, &mut uids);
+        assert!(!uids.is_empty());
+        for uid in uids {
+            let known = ["${datasource}", "${database}", "-- Grafana --"].contains(&uid.as_str());
+            assert!(known, "{}: the data source {uid} is hard-coded", dashboard.name);
+        }
+    }
+    Ok(())
+}
+
+fn data_sources(value: &Value, uids: &mut Vec<String>) {
+    if let Some(source) = value.get("datasource") {
+        uids.push(text(source, "uid").to_owned());
+    }
+    let children: Vec<&Value> = match value {
+        Value::Array(values) => values.iter().collect(),
+        Value::Object(values) => values.values().collect(),
+        _ => Vec::new(),
+    };
+    for child in children {
+        data_sources(child, uids);
+    }
+}
+
+#[test]
+fn every_panel_says_what_it_shows_in_which_unit_and_what_no_data_means() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        let ids: BTreeSet<_> =
+            list(&dashboard.json["panels"]).iter().map(|panel| panel["id"].as_i64()).collect();
+        assert_eq!(
+            ids.len(),
+            list(&dashboard.json["panels"]).len(),
+            "{}: two panels have one id",
+            dashboard.name
+        );
+        for panel in dashboard.panels() {
+            let at = format!("{}, panel `{}`", dashboard.name, text(panel, "title"));
+            let defaults = &panel["fieldConfig"]["defaults"];
+            assert!(
+                !text(panel, "title").is_empty() && text(panel, "description").len() > 20,
+                "{at}: no description"
+            );
+            assert!(!text(defaults, "unit").is_empty(), "{at}: no unit");
+            assert!(!list(&defaults["thresholds"]["steps"]).is_empty(), "{at}: no thresholds");
+            assert!(!list(&panel["targets"]).is_empty(), "{at}: no query");
+            let always = list(&panel["targets"]).iter().all(|target| {
+                text(target, "expr").contains("vector(0)")
+                    || (panel["type"] == "stat" && target.get("rawSql").is_some())
+            });
+            assert!(
+                always || !text(defaults, "noValue").is_empty(),
+                "{at}: may show nothing without saying so"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn no_two_panels_overlap() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        let mut taken = BTreeSet::new();
+        for panel in list(&dashboard.json["panels"]) {
+            let side = |name: &str| panel["gridPos"][name].as_u64().unwrap_or_default();
+            assert!(
+                side("x") + side("w") <= 24,
+                "{}: `{}` is too wide",
+                dashboard.name,
+                text(panel, "title")
+            );
+            for x in side("x")..side("x") + side("w") {
+                for y in side("y")..side("y") + side("h") {
+                    assert!(taken.insert((x, y)), "{}: `{}` overlaps", dashboard.name, text(panel, "title"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ranges_are_grafanas_so_that_they_fit_every_zoom_and_scrape_interval() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        for panel in dashboard.panels() {
+            for target in list(&panel["targets"]) {
+                let expression = text(target, "expr");
+                for range in expression.split('[').skip(1).filter_map(|rest| rest.split(']').next()) {
+                    let fits = ["$__rate_interval", "$__range"].contains(&range);
+                    assert!(fits, "{}: [{range}] in {expression}", dashboard.name);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Traces: a real consumer exports to a real OpenTelemetry Collector.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::FutureRecord;
+use testbed::collector::Span;
+use testbed::{Collector, wait};
+
+use crate::support::Bed;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn event(number: u32) -> String {
+    format!(
+        r#"{{"event_type":"user_login","user_id":"550e8400-e29b-41d4-a716-446655440000","service":"auth","timestamp":"2024-11-09T10:30:00Z","data":{{"n":{number}}}}}"#
+    )
+}
+
+/// Sends one event, as a producer would that is traced.
+async fn send(bed: &Bed, number: u32, traceparent: Option<&str>) -> Result<()> {
+    let producer = bed.kafka.producer()?;
+    let payload = event(number);
+    let mut record = FutureRecord::to(&bed.topic).partition(0).key("k").payload(&payload);
+    if let Some(traceparent) = traceparent {
+        let headers = OwnedHeaders::new().insert(Header { key: "traceparent", value: Some(traceparent) });
+        record = record.headers(headers);
+    }
+    producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+    Ok(())
+}
+
+fn traced(endpoint: &str) -> [(&'static str, String); 3] {
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_owned()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "200".to_owned()),
+        ("LOG_FORMAT", "json".to_owned()),
+    ]
+}
+
+async fn until_span(collector: &Collector, what: &str, wanted: impl Fn(&Span) -> bool) -> Result<Span> {
+    wait::until(what, SOON, || async { Ok(collector.spans()?.into_iter().find(&wanted)) }).await
+}
+
+#[tokio::test]
+async fn a_batch_is_a_span_that_leads_to_its_producers_and_holds_its_transaction() -> Result<()> {
+    let collector = Collector::start().await?;
+    let bed = Bed::start_with("traced", 1, 0, &traced(&collector.grpc_endpoint())).await?;
+    let (sampled, unsampled) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+    send(&bed, 1, Some(&format!("00-{sampled}-00f067aa0ba902b7-01"))).await?;
+    send(&bed, 2, Some(&format!("00-{unsampled}-b7ad6b7169203331-00"))).await?;
+    send(&bed, 3, Some("nonsense")).await?;
+    send(&bed, 4, None).await?;
+    bed.until_stored(4).await?;
+
+    let links = |span: &Span| span.json["links"].as_array().cloned().unwrap_or_default();
+    let batch = until_span(&collector, "a batch with a link", |span| !links(span).is_empty()).await?;
+    assert_eq!((batch.text("name"), batch.service.as_str()), ("process traced", "analytics-service"));
+    assert_eq!(batch.json["kind"], 5, "CONSUMER in OTLP");
+    assert_eq!(batch.text("parentSpanId"), "");
+    assert_eq!(links(&batch).len(), 1);
+    assert_eq!(links(&batch)[0]["traceId"], sampled);
+    for (key, value) in [
+        ("messaging.system", "kafka"),
+        ("messaging.operation.type", "process"),
+        ("messaging.destination.name", "traced"),
+        ("messaging.consumer.group.name", "traced-group"),
+        ("messaging.destination.partition.id", "0"),
+    ] {
+        assert_eq!(batch.attribute(key).as_deref(), Some(value), "{}", batch.json);
+    }
+    let of_batch = |span: &Span| span.text("parentSpanId") == batch.text("spanId");
+    let transaction = until_span(&collector, "its transaction", of_batch).await?;
+    assert_eq!(
+        (transaction.text("name"), transaction.text("traceId")),
+        ("transaction", batch.text("traceId"))
+    );
+    assert_eq!(transaction.attribute("outcome").as_deref(), Some("committed"));
+    assert_eq!(transaction.attribute("db.system.name").as_deref(), Some("postgresql"));
+    let all = collector.spans()?;
+    assert!(
+        !all.iter().flat_map(links).any(|link| link["traceId"] == unsampled),
+        "a context that was not sampled"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_line_leads_to_its_trace() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut bed = Bed::start_with("logged", 1, 0, &traced(&collector.grpc_endpoint())).await?;
+    // Stored means that the partition is being read: the next event is in a batch when the database is away.
+    send(&bed, 1, None).await?;
+    bed.until_stored(1).await?;
+    bed.postgres.stop().await?;
+    send(&bed, 2, None).await?;
+    wait::until_true("the failure is logged", SOON, || async {
+        Ok(bed.consumer.log().contains("did not take the batch"))
+    })
+    .await?;
+    bed.postgres.restart().await?;
+    bed.until_stored(2).await?;
+    let log = bed.consumer.log();
+    let line = log.lines().find(|line| line.contains("did not take the batch")).context("no line")?;
+    let line: serde_json::Value = serde_json::from_str(line)?;
+    let trace = line["span"]["trace_id"].as_str().or_else(|| line["spans"][0]["trace_id"].as_str());
+    let trace = trace.with_context(|| line.to_string())?;
+    let failed = until_span(&collector, "the failed transaction", |span| {
+        span.text("traceId") == trace && span.attribute("outcome").as_deref() == Some("failed")
+    })
+    .await?;
+    assert_eq!(failed.json["status"]["code"], 2, "ERROR in OTLP: {}", failed.json);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sampler_that_says_no_is_obeyed_and_a_collector_that_is_away_costs_nothing_else() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut never = traced(&collector.grpc_endpoint()).to_vec();
+    never.push(("OTEL_TRACES_SAMPLER", "always_off".to_owned()));
+    let bed = Bed::start_with("silent", 1, 500, &never).await?;
+    assert_eq!(collector.spans()?.len(), 0);
+    drop(bed);
+    let away = Bed::start_with("away", 1, 5_000, &traced("http://127.0.0.1:1")).await?;
+    let (status, reason) = away.consumer.get("/readyz").await?;
+    assert_eq!(status, 200, "{reason}");
+    Ok(())
+}
