@@ -83,6 +83,7 @@ async fn run(screen: &mut Screen, arguments: &Arguments) -> Result<()> {
 }
 
 async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Result<()> {
+    queries::refuse_foreign_tables(&place.database_url).await?;
     let mut kafka = ClientConfig::new();
     kafka.set("bootstrap.servers", &place.kafka);
     topic::create(&kafka, install::TOPIC, arguments.partitions).await?;
@@ -107,11 +108,10 @@ async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Resu
 }
 
 async fn clean(screen: &mut Screen) -> Result<()> {
-    screen.step("Servers stopped, their data removed", place::stop_servers()).await?;
     // A KUBECONFIG without the rest is somebody's usual one, and nothing of ours is there.
     if let Ok(Some(place)) = Place::external() {
         screen.step("Operator and pipeline removed from your cluster", install::remove(&place)).await?;
         screen.line("  Your Kafka topic and PostgreSQL tables are left as they are.");
     }
-    Ok(())
+    screen.step("Servers stopped, their data removed", place::stop_servers()).await
 }

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use sqlx::{Connection, PgConnection};
 use testbed::process;
 
 use crate::screen::Screen;
@@ -40,6 +41,22 @@ ORDER BY timestamp DESC
 LIMIT 10;",
     ),
 ];
+
+/// Fails when the tables that the demo fills are there already: their rows would blur the numbers, stored offsets would
+/// belong to another topic, and all of it may be somebody's.
+pub(crate) async fn refuse_foreign_tables(database_url: &str) -> Result<()> {
+    let mut connection =
+        PgConnection::connect(database_url).await.context("PostgreSQL does not answer at DATABASE_URL")?;
+    let query = "SELECT name FROM unnest($1) AS name WHERE to_regclass(name) IS NOT NULL";
+    let wanted = ["events", "dead_letters", "pipeline_offsets"];
+    let found: Vec<String> = sqlx::query_scalar(query).bind(&wanted[..]).fetch_all(&mut connection).await?;
+    ensure!(
+        found.is_empty(),
+        "the database has {} already; the demo wants one without: drop them, or name another database",
+        found.join(", ")
+    );
+    Ok(connection.close().await?)
+}
 
 /// Runs each and shows question, query and answer.
 pub(crate) async fn show(screen: &mut Screen, database_url: &str) -> Result<()> {
