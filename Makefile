@@ -8,9 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 # The release profile everywhere: what ships is what is tested, and each dependency is compiled once.
 target := $(or $(CARGO_TARGET_DIR),target)
 bin := $(target)/release
-cargo_test := cargo test --release --workspace --exclude testbed
+# Always the whole workspace: another selection of packages means other features, and compiles the dependencies again.
+cargo_test := cargo test --release --workspace
 
 # Tests that start servers live in tests/tests: those named e2e… need a cluster, the others Kafka and PostgreSQL.
+unit_tests := $(basename $(notdir $(wildcard crates/*/tests/*.rs)))
 server_tests := $(basename $(notdir $(wildcard tests/tests/*.rs))) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs))
 e2e_tests := $(filter e2e%,$(server_tests))
 integration_tests := $(filter-out e2e%,$(server_tests))
@@ -77,16 +79,15 @@ test: format-check ## Everything: formatting, lints, unit tests, integration, en
 
 .PHONY: test-unit
 test-unit: ## The quick ones: no server is started
-	$(cargo_test)
-	cargo test --release --package testbed --lib --bins
+	$(cargo_test) --lib --bins --examples $(addprefix --test ,$(unit_tests))
 
 .PHONY: test-integration
 test-integration: build ## Consumer and controller against a real Kafka and PostgreSQL
-	cargo test --release --package testbed $(addprefix --test ,$(integration_tests))
+	$(cargo_test) $(addprefix --test ,$(integration_tests))
 
 .PHONY: test-e2e
 test-e2e: build ## The operator on a real Kubernetes (needs root)
-	cargo test --release --package testbed $(or $(addprefix --test ,$(e2e_tests)),$(error there are no end-to-end tests in tests/tests))
+	$(cargo_test) $(or $(addprefix --test ,$(e2e_tests)),$(error there are no end-to-end tests in tests/tests))
 
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
