@@ -71,6 +71,10 @@ async fn perform(screen: &mut Screen) -> Result<()> {
 
 async fn run(screen: &mut Screen, arguments: &Arguments) -> Result<()> {
     let place = Place::prepare(screen).await?;
+    queries::refuse_foreign_tables(&place.database_url).await?;
+    let mut kafka = ClientConfig::new();
+    kafka.set("bootstrap.servers", &place.kafka);
+    topic::create(&kafka, install::TOPIC, arguments.partitions).await?;
     let shown = tokio::select! {
         shown = show(screen, &place, arguments) => shown,
         _ = tokio::signal::ctrl_c() => bail!("interrupted; `make clean` stops the servers"),
@@ -83,10 +87,6 @@ async fn run(screen: &mut Screen, arguments: &Arguments) -> Result<()> {
 }
 
 async fn show(screen: &mut Screen, place: &Place, arguments: &Arguments) -> Result<()> {
-    queries::refuse_foreign_tables(&place.database_url).await?;
-    let mut kafka = ClientConfig::new();
-    kafka.set("bootstrap.servers", &place.kafka);
-    topic::create(&kafka, install::TOPIC, arguments.partitions).await?;
     screen.step("Operator installed from manifests/install", install::operator(place)).await?;
     let pipeline = screen
         .step(
