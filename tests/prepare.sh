@@ -17,7 +17,7 @@ case $what in
   *) echo "cannot prepare '$what': say programs or tests" >&2; exit 2 ;;
 esac
 
-# The compilers of Go and Rust together have been seen to take about 4 GiB at their peaks.
+# With less memory free than this, the compilers of Go and of Rust take turns.
 side_by_side_kib=$((6 * 1024 * 1024))
 
 part=cargo
