@@ -16,9 +16,15 @@ pub use trouble::authorities;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A consumer with this product's callbacks.
 pub type Consumer = rdkafka::consumer::BaseConsumer<Context>;
+
+/// Kafka is told an offset again after this time, although it has not changed. A commit that meets a rebalance or a
+/// dying coordinator fails, and rust-rdkafka sets no callback for the outcome of an asynchronous one; untold, a partition
+/// without new records would show lag for ever.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// The stored offset of each partition that this process reads, as far as it knows.
 ///
@@ -32,7 +38,8 @@ pub struct Positions {
 #[derive(Clone, Copy)]
 struct Position {
     offset: i64,
-    committed: bool,
+    /// When Kafka was last told this offset.
+    told: Option<Instant>,
     log_end: Option<i64>,
 }
 
@@ -43,13 +50,13 @@ impl Positions {
 
     /// The partition's stored offset is now `offset`.
     pub fn set(&self, partition: i32, offset: i64) {
-        self.lock().insert(partition, Position { offset, committed: false, log_end: None });
+        self.lock().insert(partition, Position { offset, told: None, log_end: None });
     }
 
     /// The partition moved on, if it is still read here.
     pub fn advance(&self, partition: i32, offset: i64) {
         if let Some(position) = self.lock().get_mut(&partition) {
-            *position = Position { offset, committed: false, ..*position };
+            *position = Position { offset, told: None, ..*position };
         }
     }
 
@@ -71,25 +78,16 @@ impl Positions {
         Some((log_end - position.offset).max(0))
     }
 
-    /// Offsets that Kafka has not been told yet; they count as told from now on.
-    fn take_uncommitted(&self) -> Vec<(i32, i64)> {
+    /// Offsets that Kafka has not been told yet, or not lately; they count as told at `now`.
+    fn take_untold(&self, now: Instant) -> Vec<(i32, i64)> {
         let mut offsets = self.lock();
-        let news = offsets.iter_mut().filter(|(_, position)| !position.committed);
-        news.map(|(partition, position)| {
-            position.committed = true;
+        let is_due = |told: Option<Instant>| told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN);
+        let due = offsets.iter_mut().filter(|(_, position)| is_due(position.told));
+        due.map(|(partition, position)| {
+            position.told = Some(now);
             (*partition, position.offset)
         })
         .collect()
-    }
-
-    /// Kafka did not take these: they count as untold again, as far as they are still read here.
-    fn not_taken(&self, partitions: impl IntoIterator<Item = i32>) {
-        let mut offsets = self.lock();
-        for partition in partitions {
-            if let Some(position) = offsets.get_mut(&partition) {
-                position.committed = false;
-            }
-        }
     }
 }
 
@@ -114,5 +112,24 @@ impl Assignments {
 
     fn is_current(&self, partition: i32, generation: u64) -> bool {
         self.lock().get(&partition) == Some(&generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_told_when_it_is_new_and_again_when_time_has_passed() {
+        let positions = Positions::default();
+        let now = Instant::now();
+        positions.set(3, 10);
+        assert_eq!(positions.take_untold(now), [(3, 10)]);
+        assert!(positions.take_untold(now + TELL_AGAIN / 2).is_empty());
+        assert_eq!(positions.take_untold(now + TELL_AGAIN), [(3, 10)]);
+        positions.advance(3, 11);
+        assert_eq!(positions.take_untold(now + TELL_AGAIN), [(3, 11)]);
+        positions.remove(3);
+        assert!(positions.take_untold(now + TELL_AGAIN * 3).is_empty());
     }
 }

@@ -84,15 +84,6 @@ impl ConsumerContext for Context {
         };
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push_back(rebalance);
     }
-
-    fn commit_callback(&self, result: rdkafka::error::KafkaResult<()>, offsets: &TopicPartitionList) {
-        // Only a hint failed: the offsets that count are in PostgreSQL. It is given again, or a partition without new
-        // records (a commit that met a rebalance) would show lag for ever.
-        if let Err(error) = result {
-            tracing::debug!(%error, "Kafka did not take the committed offsets; telling them again");
-            self.positions.not_taken(offsets.elements().iter().map(|element| element.partition()));
-        }
-    }
 }
 
 impl ClientContext for Context {

@@ -391,14 +391,13 @@ impl Reader {
     }
 
     fn commit_hints(&self, mode: CommitMode) {
-        let news = self.positions.take_uncommitted();
+        let news = self.positions.take_untold(Instant::now());
         if news.is_empty() {
             return;
         }
-        let list = list(&self.topic, news.iter().map(|(partition, offset)| (*partition, Some(*offset))));
+        let list = list(&self.topic, news.into_iter().map(|(partition, offset)| (partition, Some(offset))));
         if let Err(error) = self.consumer.commit(&list, mode) {
-            tracing::debug!(%error, "Kafka did not take the committed offsets; telling them again");
-            self.positions.not_taken(news.into_iter().map(|(partition, _)| partition));
+            tracing::debug!(%error, "Kafka did not take the committed offsets");
         }
     }
 }
