@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::arena::Arena;
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     ReadOnlyDatabase,
     NoConnections,
     CutSessions,
+    /// SIGSTOP of the consumers' server processes: transactions that neither go on nor end, with their locks.
+    FrozenSessions,
     SlowDatabase,
     LockedTable,
     CrashBroker,
@@ -43,7 +45,7 @@ pub(crate) enum Victim {
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::KillConsumer,
         Self::TerminateConsumer,
         Self::FreezeConsumer,
@@ -53,6 +55,7 @@ impl Fault {
         Self::ReadOnlyDatabase,
         Self::NoConnections,
         Self::CutSessions,
+        Self::FrozenSessions,
         Self::SlowDatabase,
         Self::LockedTable,
         Self::CrashBroker,
@@ -73,7 +76,7 @@ impl Fault {
             // The session timeout is 6 s.
             Self::FreezeConsumer => 7.0..11.0,
             Self::DatabaseAway | Self::ReadOnlyDatabase | Self::NoConnections => 2.0..6.0,
-            Self::SlowDatabase | Self::LockedTable => 3.0..6.0,
+            Self::SlowDatabase | Self::LockedTable | Self::FrozenSessions => 3.0..6.0,
             Self::KillConsumer | Self::TerminateConsumer => 0.0..3.0,
             Self::CrashDatabase | Self::CrashBroker => 0.0..2.0,
             Self::RestartDatabase | Self::CutSessions | Self::AddPartition => 0.0..0.5,
@@ -95,6 +98,7 @@ enum State {
     DatabaseDown,
     ReadOnly,
     Hoarded(Vec<PgConnection>),
+    FrozenSessions(Vec<Pid>),
     Slow,
     Locked(PgConnection),
     BrokerDown,
@@ -143,6 +147,12 @@ impl Ongoing {
             Fault::CutSessions => {
                 let cut = cut_sessions(&mut arena.session().await?).await?;
                 (State::Instant, format!("{cut} sessions cut by pg_terminate_backend"))
+            }
+            Fault::FrozenSessions => {
+                let sessions = session_processes(&mut arena.session().await?).await?;
+                signal_all(&sessions, Signal::STOP);
+                let text = format!("SIGSTOP of {} server processes", sessions.len());
+                (State::FrozenSessions(sessions), text)
             }
             Fault::SlowDatabase => {
                 let seconds = random.random_range(0.3..2.5);
@@ -195,6 +205,7 @@ impl Ongoing {
                     let _ = connection.close().await;
                 }
             }
+            State::FrozenSessions(sessions) => signal_all(&sessions, Signal::CONT),
             State::Slow => speed_up(&mut arena.session().await?).await?,
             State::Locked(session) => session.close().await?,
             State::BrokerDown => arena.kafka.restart().await?,
@@ -268,6 +279,19 @@ async fn hoard_connections(arena: &Arena) -> Result<Vec<PgConnection>> {
 async fn cut_sessions(session: &mut PgConnection) -> Result<i64> {
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'analytics-consumer%'";
     Ok(sqlx::query_scalar(cut).fetch_one(session).await?)
+}
+
+async fn session_processes(session: &mut PgConnection) -> Result<Vec<Pid>> {
+    let find = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'analytics-consumer%'";
+    let found: Vec<i32> = sqlx::query_scalar(find).fetch_all(session).await?;
+    Ok(found.into_iter().filter_map(Pid::from_raw).collect())
+}
+
+fn signal_all(processes: &[Pid], signal: Signal) {
+    for process in processes {
+        // One that has ended meanwhile needs no signal.
+        let _ = kill_process(*process, signal);
+    }
 }
 
 async fn slow_down(session: &mut PgConnection, seconds: f64) -> Result<()> {

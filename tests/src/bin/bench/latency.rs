@@ -16,8 +16,16 @@ use crate::usage;
 /// The first seconds open connections and find the group; they are not what a steady state is.
 const WARM_UP: Duration = Duration::from_secs(3);
 
-/// Measures and says the result in a few lines.
-pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<String> {
+/// What was measured.
+pub(crate) struct Latency {
+    /// The 99th percentile, in milliseconds.
+    pub(crate) p99: f64,
+    /// All of it, as a sentence.
+    pub(crate) text: String,
+}
+
+/// Sends steadily and asks PostgreSQL when each event's row was committed.
+pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Latency> {
     let topic = "latency";
     bed.kafka.create_topic(topic, arguments.partitions).await?;
     let database = bed.database().await?;
@@ -50,14 +58,15 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Stri
     .with_context(|| consumer.log())?;
     let after = usage::of_process(consumer.id())?;
     drop(consumer);
-    let text = report(&mut session, rate, flushed).await?;
+    let mut latency = report(&mut session, rate, flushed).await?;
     let busy = (after.0 - before.0) / duration.as_secs_f64() * 100.0;
     drop(session);
     bed.drop(database).await?;
-    Ok(format!("{text}; the consumer used {busy:.1} % of a core, peak {} MiB", after.1 >> 20))
+    latency.text += &format!("; the consumer used {busy:.1} % of a core, peak {} MiB", after.1 >> 20);
+    Ok(latency)
 }
 
-async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Result<String> {
+async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Result<Latency> {
     type Row = (Vec<f64>, f64, i64, i64);
     let (percentiles, most, events, commits): Row = sqlx::query_as(
         "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
@@ -71,7 +80,7 @@ async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Re
     .await?;
     let after = flushes(session).await?;
     let flush = (after.1 - before.1) / ((after.0 - before.0).max(1) as f64);
-    Ok(format!(
+    let text = format!(
         "latency at {rate} events/s, produce to commit, over {} events in {} transactions: p50 {:.2} ms, p99 {:.2} ms, \
          p99.9 {:.2} ms, most {most:.1} ms (PostgreSQL takes the commit's time before it flushes its log, which took \
          {flush:.2} ms more on average)",
@@ -80,7 +89,8 @@ async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Re
         percentiles[0],
         percentiles[1],
         percentiles[2],
-    ))
+    );
+    Ok(Latency { p99: percentiles[1], text })
 }
 
 /// How often PostgreSQL has flushed its log so far, and the milliseconds that took.

@@ -6,6 +6,7 @@
 mod arguments;
 mod bed;
 mod floor;
+mod goals;
 mod growth;
 mod latency;
 mod load;
@@ -24,11 +25,11 @@ use testbed::generator::Options;
 use arguments::{Arguments, Part};
 use bed::Bed;
 use load::Filled;
-use table::{Figures, grouped};
+use table::{Figures, Role, grouped};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,sqlx=error".to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Bench::run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,7 +57,8 @@ struct Bench {
     bed: Bed,
     began: Instant,
     runs: Vec<Figures>,
-    remarks: Vec<String>,
+    latency: Option<latency::Latency>,
+    machine: String,
 }
 
 impl Bench {
@@ -67,16 +69,25 @@ impl Bench {
             peer::build().await?;
         }
         let bed = Bed::start().await?;
-        let mut bench = Self { arguments, bed, began: Instant::now(), runs: Vec::new(), remarks: Vec::new() };
-        bench.remarks.push(quiet);
+        let (runs, latency) = (Vec::new(), None);
+        let mut bench = Self { arguments, bed, began: Instant::now(), runs, latency, machine: quiet };
         let result = bench.measure().await;
         // What was measured before a failure is still worth reading.
-        print(&format!("\n{}", table::render(&bench.runs)));
-        bench.remarks.iter().for_each(|remark| print(remark));
+        bench.report();
         result?;
         let wrong = bench.runs.iter().filter(|run| run.wrong.is_some()).count();
         ensure!(wrong == 0, "{wrong} runs stored a wrong number of rows: see the table");
         Ok(())
+    }
+
+    fn report(&self) {
+        print(&format!("\n{}\n{}", table::render(&self.runs), self.machine));
+        let mut goals = goals::judge(&self.runs);
+        if let Some(latency) = &self.latency {
+            print(&latency.text);
+            goals.push(goals::Goal::at_most("ms from produce to commit, p99", 10.0, latency.p99));
+        }
+        goals.iter().for_each(|goal| print(&goal.to_string()));
     }
 
     async fn measure(&mut self) -> Result<()> {
@@ -94,8 +105,7 @@ impl Bench {
         }
         if self.arguments.wants(Part::Latency) {
             self.say("latency");
-            let latency = latency::measure(&mut self.bed, &self.arguments).await?;
-            self.remarks.push(latency);
+            self.latency = Some(latency::measure(&mut self.bed, &self.arguments).await?);
         }
         if self.arguments.wants(Part::Growth) {
             self.growth(&plain).await?;
@@ -113,10 +123,10 @@ impl Bench {
         let export = floor::Export::take(&database).await?;
         self.bed.drop(database).await?;
         for floor in [
-            floor::whole(&mut self.bed, &export).await?,
+            Figures { role: Role::Floor, ..floor::whole(&mut self.bed, &export).await? },
             floor::halves(&mut self.bed, &export).await?,
             floor::keyless(&mut self.bed, &export).await?,
-            run,
+            Figures { role: Role::Consumer, ..run },
         ] {
             self.add(floor);
         }
@@ -151,20 +161,23 @@ impl Bench {
             let database = self.bed.migrated().await?;
             let run = throughput::peer(&self.bed, &database, name, plain, unique).await?;
             self.bed.drop(database).await?;
-            self.add(run);
+            self.add(Figures { role: if unique { Role::Peer } else { Role::Other }, ..run });
         }
         Ok(())
     }
 
     async fn growth(&mut self, plain: &Filled) -> Result<()> {
         self.consumer("consumer, 0 rows in the table, again", plain, &[]).await?;
+        if let Some(run) = self.runs.last_mut() {
+            run.role = Role::Growth(0);
+        }
         for rows in self.arguments.growth_rows.clone() {
             self.say(&format!("making a table of {} rows", grouped(rows)));
             let database = growth::prepare(&mut self.bed, rows).await?;
             let name = format!("consumer, {} rows in the table", grouped(rows));
             let run = throughput::consumer(&self.bed, &database, &name, plain, &[]).await?;
             self.bed.drop(database).await?;
-            self.add(run);
+            self.add(Figures { role: Role::Growth(rows), ..run });
         }
         Ok(())
     }
@@ -173,7 +186,7 @@ impl Bench {
         let database = self.bed.database().await?;
         let run = throughput::consumer(&self.bed, &database, name, filled, settings).await?;
         self.bed.drop(database).await?;
-        self.add(run);
+        self.add(Figures { role: Role::Variant, ..run });
         Ok(())
     }
 

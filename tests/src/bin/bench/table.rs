@@ -2,11 +2,30 @@
 
 use std::fmt::Write as _;
 
+/// What a run is compared as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Role {
+    #[default]
+    Other,
+    /// What everything is compared with.
+    Floor,
+    /// The consumer with its defaults.
+    Consumer,
+    /// Another variant of the consumer.
+    Variant,
+    /// Somebody else's consumer that deduplicates.
+    Peer,
+    /// The consumer and a table that holds so many rows.
+    Growth(u64),
+}
+
 /// What one run has shown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
     /// What was run.
     pub(crate) name: String,
+    /// What it is compared as.
+    pub(crate) role: Role,
     /// Records read, or rows copied.
     pub(crate) records: u64,
     /// From the start of the process to its last commit.
@@ -29,7 +48,8 @@ impl Figures {
         self.records as f64 / self.seconds
     }
 
-    fn per_million(&self, seconds: f64) -> f64 {
+    /// Seconds, per million records.
+    pub(crate) fn per_million(&self, seconds: f64) -> f64 {
         seconds * 1e6 / self.records as f64
     }
 
@@ -42,11 +62,16 @@ impl Figures {
             format!("{:.2}", self.rate() / floor),
             self.flowing.map_or_else(blank, |rate| grouped(rate as u64)),
             self.cpu_seconds.map_or_else(blank, |seconds| format!("{:.2}", self.per_million(seconds))),
-            self.peak_bytes.map_or_else(blank, |bytes| format!("{:.1}", bytes as f64 / f64::from(1 << 20))),
+            self.peak_bytes.map_or_else(blank, |bytes| format!("{:.1}", mebibytes(bytes))),
             format!("{:.1}", self.per_million(self.machine_seconds)),
             self.wrong.clone().unwrap_or_else(|| "right".to_owned()),
         ]
     }
+}
+
+/// Bytes in mebibytes.
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 const HEADINGS: [&str; 9] = [
@@ -118,6 +143,7 @@ mod tests {
         let floor = Figures { name: "floor".into(), records: 1_000, seconds: 1.0, ..Figures::default() };
         let run = Figures {
             name: "run".into(),
+            role: Role::Consumer,
             records: 500_000,
             seconds: 250.0,
             flowing: Some(2_500.0),
