@@ -184,9 +184,8 @@ async fn tell(
     let Fleet { spec, existing, ready, .. } = report.fleet;
     if report.scaled {
         context.metrics.scaled(spec, report.desired);
-        let explanation =
-            report.decision.as_ref().map_or("as asked for", |decision| decision.explanation.as_str());
-        events.push(events::scaled(spec, report.desired, explanation));
+        let explanation = scale::explanation(&pipeline.spec, report.decision.as_ref());
+        events.push(events::scaled(spec, report.desired, &explanation));
     }
     if !report.put_right.is_empty() {
         events.push(events::put_right(&report.put_right));

@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod configuration;
 mod lifecycle;
+mod strangers;
 mod world;
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ use world::{Place, World};
 type Scenario = for<'a> fn(&'a Place<'a>) -> BoxFuture<'a, Result<()>>;
 
 /// Name of the namespace, and what happens in it.
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 11] = [
     ("lifecycle", |place| lifecycle::from_nothing_to_rows_and_back(place).boxed()),
     ("deletion", |place| lifecycle::deletion_leaves_only_the_data(place).boxed()),
     ("rollout", |place| configuration::a_changed_configuration_replaces_the_consumers(place).boxed()),
@@ -25,6 +26,8 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ("commands", |place| commands::kubectl_is_enough(place).boxed()),
     ("secrets", |place| bad_input::missing_secrets_are_named(place).boxed()),
     ("servers", |place| bad_input::servers_that_refuse_are_named(place).boxed()),
+    ("foreigners", |place| strangers::foreign_objects_are_left_alone(place).boxed()),
+    ("hands", |place| strangers::changes_by_hand_are_put_right(place).boxed()),
     ("refusals", |place| bad_input::contradictions_are_refused(place).boxed()),
 ];
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use chrono::Utc;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -246,17 +247,24 @@ impl<'a> Place<'a> {
         self.world.bed.cluster.kubectl(&words).await
     }
 
-    /// Reasons of the Events about a pipeline.
-    pub(crate) async fn event_reasons(&self, pipeline: &str) -> Result<Vec<String>> {
-        let api = Api::<k8s_openapi::api::events::v1::Event>::namespaced(
-            self.world.client.clone(),
-            &self.namespace,
-        );
-        let about = |event: &k8s_openapi::api::events::v1::Event| {
+    /// Waits until there are Events about a pipeline with these reasons. An Event may come late, and the one of a controller
+    /// that is killed at that moment never; what it tells of happens again.
+    pub(crate) async fn events(&self, pipeline: &str, reasons: &[&str]) -> Result<()> {
+        let api = Api::<Event>::namespaced(self.world.client.clone(), &self.namespace);
+        let about = |event: &Event| {
             event.regarding.as_ref().is_some_and(|regarding| regarding.name.as_deref() == Some(pipeline))
         };
-        let events = api.list(&ListParams::default()).await?;
-        Ok(events.items.into_iter().filter(about).filter_map(|event| event.reason).collect())
+        wait::until_true(&format!("Events {reasons:?} of {pipeline}"), LATER, || async {
+            let events = api.list(&ListParams::default()).await?;
+            let found: Vec<_> =
+                events.items.into_iter().filter(about).filter_map(|event| event.reason).collect();
+            ensure!(
+                reasons.iter().all(|reason| found.iter().any(|found| found == reason)),
+                "there are {found:?}"
+            );
+            Ok(true)
+        })
+        .await
     }
 }
 

@@ -10,7 +10,8 @@ pub(crate) const CONNECTIONS_PER_REPLICA: u32 = 2;
 /// autoscaler still measures and explains, but never decides.
 pub(crate) fn policy(spec: &AnalyticsPipelineSpec) -> Policy {
     let scaling = &spec.scaling;
-    let fixed = fixed_replicas(spec);
+    // A suspended pipeline has none, whatever the load: the autoscaler is to know that this is meant so.
+    let fixed = if spec.suspend { Some(0) } else { fixed_replicas(spec) };
     Policy {
         target_lag_seconds: f64::from(scaling.target_lag_seconds),
         min_replicas: fixed.unwrap_or_else(|| count(scaling.min_replicas)),
@@ -64,6 +65,12 @@ mod tests {
             let policy = policy(&fixtures::pipeline(&spec).spec);
             assert_eq!((policy.min_replicas, policy.max_replicas), (3, Some(3)), "{mode}");
         }
+    }
+
+    #[test]
+    fn a_suspended_pipeline_is_meant_to_have_no_consumers() {
+        let policy = policy(&fixtures::pipeline(r#"{"suspend": true, "scaling": {"minReplicas": 2}}"#).spec);
+        assert_eq!((policy.min_replicas, policy.max_replicas), (0, Some(0)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From what was seen to a number of consumers.
 
-use analytics_api::AnalyticsPipeline;
+use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
 use autoscaler::{Decision, State};
 
 use super::observe::{Fleet, Seen};
@@ -41,6 +41,16 @@ fn replicas(pipeline: &ValidatedPipeline, fleet: &Fleet, decision: Option<&Decis
         _ => return start,
     };
     i32::try_from(wanted).unwrap_or(i32::MAX)
+}
+
+/// Why the number of consumers is what it is, for people.
+pub(crate) fn explanation(spec: &AnalyticsPipelineSpec, decision: Option<&Decision>) -> String {
+    match (spec.suspend, fixed_replicas(spec), decision) {
+        (true, ..) => "the pipeline is suspended.".to_owned(),
+        (false, Some(replicas), _) => format!("`spec.scaling.replicas` is {replicas}."),
+        (false, None, Some(decision)) => decision.explanation.clone(),
+        (false, None, None) => "nothing is known of the load yet.".to_owned(),
+    }
 }
 
 /// What the autoscaler remembered when the status was last written, for a controller that has just begun. Unreadable
@@ -100,6 +110,18 @@ mod tests {
         let pipeline = fixtures::valid(r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#);
         let scale = run(&pipeline, &fleet(1), &seen(0, 1, 1.0), &mut Memory::default());
         assert_eq!(scale.replicas, 5, "more than partitions too: the user decides");
+    }
+
+    #[test]
+    fn the_explanation_names_who_decided() {
+        let table = [
+            (r#"{"suspend": true}"#, "suspended"),
+            (r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#, "`spec.scaling.replicas` is 5"),
+            ("{}", "nothing is known"),
+        ];
+        for (spec, words) in table {
+            assert!(explanation(&fixtures::pipeline(spec).spec, None).contains(words), "{spec}");
+        }
     }
 
     #[test]

@@ -108,7 +108,10 @@ fn ready(
         return Verdict::no(READY, reasons::SUSPENDED, "The pipeline is suspended.");
     }
     if fleet.ready > 0 && fleet.spec > 0 {
-        let message = format!("{} of {} consumers are ready.", fleet.ready, fleet.spec);
+        let message = match fleet.ready.saturating_sub(fleet.spec) {
+            surplus @ 1.. => format!("{} consumers are ready, and {surplus} of them stop.", fleet.ready),
+            _ => format!("{} of {} consumers are ready.", fleet.ready, fleet.spec),
+        };
         return Verdict::yes(READY, reasons::CONSUMERS_READY, message);
     }
     if let Some(verdict) = migration.verdict(job).filter(|_| !migration.allows_consumers()) {
@@ -156,6 +159,9 @@ fn limits(pipeline: &ValidatedPipeline, decision: Option<&Decision>) -> Vec<Verd
 }
 
 fn scaling_limited(pipeline: &ValidatedPipeline, decision: &Decision) -> Verdict {
+    if pipeline.spec.suspend {
+        return Verdict::no(SCALING_LIMITED, reasons::NOT_SCALED_BY_LAG, "The pipeline is suspended.");
+    }
     if fixed_replicas(&pipeline.spec).is_some() {
         let message = "The operator does not decide the number of consumers (`spec.scaling.mode`).";
         return Verdict::no(SCALING_LIMITED, reasons::NOT_SCALED_BY_LAG, message);
