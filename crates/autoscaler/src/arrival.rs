@@ -12,6 +12,8 @@ use crate::state::PartitionMemory;
 
 /// Time constant of the average, in seconds.
 const SMOOTHING_SECONDS: f64 = 60.0;
+/// Time constant of the average that knows no steps.
+pub(crate) const CALM_SECONDS: f64 = 120.0;
 /// Readings closer together than this are not compared: commits and polls are not that regular.
 const LEAST_SPAN_SECONDS: f64 = 0.9;
 /// A change beyond this share of the rate may be a step.
@@ -41,6 +43,8 @@ pub(crate) fn learn(
     let mut after = before.clone();
     let sample = (reading.end - before.end).max(0) as f64 / span;
     after.rate = Some(rate(before, sample, span) as f32);
+    let calm = before.calm.map_or(sample, f64::from);
+    after.calm = Some((calm + (1.0 - (-span / CALM_SECONDS).exp()) * (sample - calm)) as f32);
     after.samples.push(sample as f32);
     if after.samples.len() > 2 {
         after.samples.remove(0);
@@ -76,7 +80,8 @@ fn rate(before: &PartitionMemory, sample: f64, span: f64) -> f64 {
     };
     let (middle, largest) = (middle(&before.samples, sample), largest(&before.samples, sample));
     if middle > rate && is_step(rate, middle, span) {
-        return middle;
+        // The first of the two readings caught only a part of the step; the second is the better measure.
+        return sample.clamp(middle, BURST_FACTOR * middle);
     }
     if largest < rate && is_step(rate, largest, span) {
         return largest;

@@ -1,6 +1,6 @@
 //! Between which numbers a decision may lie, and whose bound it is.
 
-use crate::shape::levels;
+use crate::shape::{level_of, levels};
 use crate::{Limit, Policy};
 
 /// The bounds that the policy and the topic set.
@@ -56,8 +56,7 @@ impl Bounds {
 
     /// The smallest number with the same share per replica.
     pub(crate) fn level_of(&self, replicas: u32) -> u32 {
-        let same = self.levels.iter().rev().find(|level| **level <= replicas);
-        same.copied().unwrap_or(replicas)
+        level_of(&self.levels, replicas)
     }
 }
 

@@ -1,10 +1,19 @@
 //! What one replica can do, from how busy it is: true processing rate = events per second / busy share
 //! (DS2, Kalavri et al., OSDI 2018; Flink's autoscaler uses the same quotient).
 //!
-//! The quotient is only as good as the load: near idle, fixed costs and rounding dominate it. So every sample
-//! carries the busy ratio it was taken at as its quality, a sample counts only if it is not much worse than
-//! what is known, and knowledge fades over half an hour. Samples are taken only while the group has been settled
-//! for the whole interval. A replica that is busy and processes nothing is stuck, not slow; it says nothing.
+//! The quotient is only as good as the load. A consumer that batches by nature, as ours does, is busy nearly all
+//! the time with small batches at a fraction of its capacity, and more so the less there is to do; others err
+//! the other way and look better near idle than they are. Therefore:
+//!
+//! * What a replica **has done** is a fact: the capacity is at least that, at once.
+//! * Only replicas that are busy **and have a backlog** show what they cannot do: only then may the estimate fall.
+//! * A quotient without a backlog may raise the estimate, if it was taken at a load not much lower than the one
+//!   the estimate stems from; that quality fades over half an hour.
+//! * An estimate that no backlog and no idle time has confirmed is marked as a bound: the truth may be far higher,
+//!   which a scale-down by half will show.
+//!
+//! Samples are taken only while the group has been settled for the whole interval. A replica that is busy and
+//! processes nothing is stuck, not slow; it says nothing.
 
 use crate::ConsumerObservation;
 use crate::state::CapacityMemory;
@@ -19,10 +28,16 @@ const FADING_SECONDS: f64 = 1800.0;
 const SMOOTHING_SECONDS: f64 = 60.0;
 /// When three samples in a row agree on a change larger than this, it is taken at once.
 const STEP_SHARE: f64 = 0.15;
+/// Without a backlog a sample may be lower than what is known by this share.
+const CHANCE_SHARE: f64 = 0.1;
 /// Time constant of throughput and busy ratio, in seconds.
 const RECENT_SECONDS: f64 = 20.0;
-/// A replica at least so busy is at its limit.
-pub(crate) const SATURATED: f64 = 0.85;
+/// A replica at least so busy may be at its limit.
+const BUSY: f64 = 0.85;
+/// A replica at least so busy without a backlog does not show how busy it has to be.
+pub(crate) const ALWAYS_BUSY: f64 = 0.97;
+/// Work for so many seconds that waits is a backlog.
+const BACKLOG_SECONDS: f64 = 3.0;
 
 /// What the consumers said, taken together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,11 +47,23 @@ pub(crate) struct Sample {
     /// Mean busy ratio.
     pub(crate) busy: f64,
     /// Events per second that one replica could do, and the mean busy ratio of the replicas that say so.
-    pub(crate) capacity: Option<(f64, f64)>,
+    pub(crate) quotient: Option<(f64, f64)>,
+    /// Events per second of the fastest replica.
+    pub(crate) done: f64,
+    /// True if the replicas are busy with a backlog: what they do is what they can.
+    pub(crate) saturated: bool,
+    /// True if they had some work waiting from before: then they did it as fast as they can.
+    pub(crate) pressed: bool,
 }
 
-/// Takes together what the consumers said; `None` if too few of them could be read.
-pub(crate) fn sample(consumers: &[ConsumerObservation], replicas: u32) -> Option<Sample> {
+/// Takes together what the consumers said, with so many events waiting at the last reading and at this one; `None`
+/// if too few could be read.
+pub(crate) fn sample(
+    consumers: &[ConsumerObservation],
+    replicas: u32,
+    lag_before: f64,
+    lag: f64,
+) -> Option<Sample> {
     let said: Vec<(f64, f64)> = consumers
         .iter()
         .filter_map(|consumer| Some((consumer.busy?.clamp(0.0, 1.0), consumer.processed_rate?.max(0.0))))
@@ -45,16 +72,21 @@ pub(crate) fn sample(consumers: &[ConsumerObservation], replicas: u32) -> Option
     if said.is_empty() || said.len() * 2 < replicas as usize {
         return None;
     }
-    let count = said.len() as f64;
     let telling: Vec<(f64, f64)> =
         said.iter().copied().filter(|(busy, rate)| *busy >= LEAST_BUSY && *rate > 0.0).collect();
     let mut quotients: Vec<f64> = telling.iter().map(|(busy, rate)| rate / busy).collect();
     quotients.sort_by(f64::total_cmp);
     let quality = telling.iter().map(|(busy, _)| busy).sum::<f64>() / telling.len().max(1) as f64;
+    let count = said.len() as f64;
+    let throughput = said.iter().map(|(_, rate)| rate).sum::<f64>() * f64::from(replicas) / count;
+    let busy = said.iter().map(|(busy, _)| busy).sum::<f64>() / count;
     Some(Sample {
-        throughput: said.iter().map(|(_, rate)| rate).sum::<f64>() * f64::from(replicas) / count,
-        busy: said.iter().map(|(busy, _)| busy).sum::<f64>() / count,
-        capacity: median(&quotients).map(|capacity| (capacity, quality)),
+        throughput,
+        busy,
+        quotient: median(&quotients).map(|capacity| (capacity, quality)),
+        done: said.iter().map(|(_, rate)| *rate).fold(0.0, f64::max),
+        saturated: busy >= BUSY && lag >= BACKLOG_SECONDS * throughput,
+        pressed: lag_before >= throughput,
     })
 }
 
@@ -69,32 +101,61 @@ pub(crate) fn learn(
     let mut memory = before.clone();
     memory.quality = (f64::from(before.quality) * (-span / FADING_SECONDS).exp()) as f32;
     let Some(sample) = sample else {
-        (memory.throughput, memory.busy) = (None, None);
+        (memory.throughput, memory.busy, memory.saturated) = (None, None, false);
         return memory;
     };
-    let blend = |known: Option<f32>, seen: f64, constant: f64| {
-        known.map(f64::from).map_or(seen, |known| known + (1.0 - (-span / constant).exp()) * (seen - known))
-            as f32
+    memory.throughput = Some(blend(before.throughput, sample.throughput, span, RECENT_SECONDS));
+    memory.busy = Some(blend(before.busy, sample.busy, span, RECENT_SECONDS));
+    memory.saturated = sample.saturated;
+    follow_quotient(&mut memory, before, &sample, span, may_fall);
+    // By less than that the quotient finds it out, with less chance in it.
+    let far = memory.rate.is_none_or(|rate| f64::from(rate) * (1.0 + STEP_SHARE) < sample.done);
+    if far && sample.done > 0.0 && !sample.saturated {
+        memory.rate = Some(sample.done as f32);
+        memory.bound = sample.busy >= ALWAYS_BUSY && !sample.pressed;
+        memory.samples.clear();
+    }
+    memory
+}
+
+fn follow_quotient(
+    memory: &mut CapacityMemory,
+    before: &CapacityMemory,
+    sample: &Sample,
+    span: f64,
+    may_fall: bool,
+) {
+    let Some((capacity, quality)) = sample.quotient else {
+        return;
     };
-    memory.throughput = Some(blend(before.throughput, sample.throughput, RECENT_SECONDS));
-    memory.busy = Some(blend(before.busy, sample.busy, RECENT_SECONDS));
-    let Some((capacity, quality)) = sample.capacity else {
-        return memory;
-    };
+    let quality = if sample.saturated { 1.0 } else { quality };
     let falls = before.rate.is_some_and(|rate| capacity < f64::from(rate));
-    if quality < WORSE_BY * f64::from(memory.quality) || (falls && !may_fall) {
-        return memory;
+    // Within chance a sample counts both ways, or the highest ever seen would stay.
+    let slightly = before.rate.is_some_and(|rate| capacity >= f64::from(rate) * (1.0 - CHANCE_SHARE));
+    let too_weak = quality < WORSE_BY * f64::from(memory.quality);
+    let may_count = if falls { may_fall && (sample.saturated || slightly && !too_weak) } else { !too_weak };
+    if !may_count {
+        return;
     }
     memory.rate = Some(match step(before, capacity) {
         Some(rate) => rate as f32,
-        None => blend(before.rate, capacity, SMOOTHING_SECONDS),
+        None => blend(before.rate, capacity, span, SMOOTHING_SECONDS),
     });
+    if sample.saturated || sample.busy < ALWAYS_BUSY {
+        memory.bound = false;
+    } else if before.rate.is_none() {
+        memory.bound = true;
+    }
     memory.quality = memory.quality.max(quality as f32);
     memory.samples.push(capacity as f32);
     if memory.samples.len() > 2 {
         memory.samples.remove(0);
     }
-    memory
+}
+
+fn blend(known: Option<f32>, seen: f64, span: f64, constant: f64) -> f32 {
+    let weight = 1.0 - (-span / constant).exp();
+    known.map(f64::from).map_or(seen, |known| known + weight * (seen - known)) as f32
 }
 
 /// The new capacity, if three samples in a row agree that it has changed.
@@ -132,48 +193,58 @@ mod tests {
         }
     }
 
-    fn after(samples: &[(f64, f64)]) -> CapacityMemory {
-        let learn_one = |memory, (busy, rate): &(f64, f64)| {
-            learn(&memory, sample(&[consumer(*busy, *rate)], 1), 5.0, true)
+    /// Capacity after samples of busy ratio, rate and lag, five seconds apart.
+    fn after(samples: &[(f64, f64, f64)]) -> CapacityMemory {
+        let learn_one = |memory, (busy, rate, lag): &(f64, f64, f64)| {
+            learn(&memory, sample(&[consumer(*busy, *rate)], 1, 0.0, *lag), 5.0, true)
         };
         samples.iter().fold(CapacityMemory::default(), learn_one)
     }
 
     #[test]
     fn capacity_is_throughput_by_busy_share() {
-        assert_eq!(after(&[(0.5, 50.0)]).rate, Some(100.0));
+        assert_eq!(after(&[(0.5, 50.0, 0.0)]).rate, Some(100.0));
     }
 
     /// Flink's autoscaler overestimates capacity when under-loaded and then shrinks too far.
     #[test]
-    fn low_load_neither_inflates_nor_deflates_what_is_known() {
-        let mut samples = vec![(0.9, 90.0); 10];
-        samples.extend([(0.3, 60.0); 50]);
-        samples.extend([(0.05, 50.0); 50]);
+    fn low_load_does_not_inflate_what_is_known() {
+        let mut samples = vec![(0.9, 90.0, 0.0); 10];
+        samples.extend([(0.3, 60.0, 0.0); 50]);
+        samples.extend([(0.05, 50.0, 0.0); 50]);
         assert_eq!(after(&samples).rate, Some(100.0));
     }
 
+    /// A consumer with small batches is always busy; that is no lack of capacity.
     #[test]
-    fn knowledge_fades_so_that_lower_load_counts_in_the_end() {
-        let mut samples = vec![(0.9, 90.0); 10];
-        samples.extend([(0.5, 30.0); 400]);
-        let rate = after(&samples).rate.map_or(0.0, f64::from);
-        assert!((rate - 60.0).abs() < 6.0, "{rate}");
+    fn without_a_backlog_the_estimate_never_falls() {
+        let mut samples = vec![(1.0, 1000.0, 9000.0); 10];
+        samples.extend([(1.0, 10.0, 0.0); 1000]);
+        assert_eq!(after(&samples).rate, Some(1000.0));
     }
 
     #[test]
-    fn a_true_change_is_taken_after_three_samples_and_one_outlier_is_not() {
-        let mut samples = vec![(1.0, 100.0); 10];
-        samples.push((1.0, 10.0));
+    fn what_has_been_done_can_be_done() {
+        let memory = after(&[(1.0, 10.0, 0.0), (1.0, 500.0, 0.0)]);
+        assert_eq!(memory.rate, Some(500.0));
+        assert!(memory.bound, "nothing shows yet that it is the limit");
+        assert!(!after(&[(1.0, 10.0, 0.0), (1.0, 500.0, 5000.0)]).bound, "a backlog shows that it is");
+    }
+
+    #[test]
+    fn with_a_backlog_a_change_is_taken_after_three_samples_and_one_outlier_is_not() {
+        let mut samples = vec![(1.0, 100.0, 9000.0); 10];
+        samples.push((1.0, 10.0, 9000.0));
         let outlier = after(&samples).rate.map_or(0.0, f64::from);
         assert!(outlier > 90.0, "{outlier}");
-        samples.extend([(1.0, 50.0); 3]);
+        samples.extend([(1.0, 50.0, 9000.0); 3]);
         assert_eq!(after(&samples).rate, Some(50.0));
     }
 
     #[test]
     fn a_replica_that_is_stuck_says_nothing() {
-        let stuck = sample(&[consumer(1.0, 0.0), consumer(0.8, 80.0)], 2).and_then(|sample| sample.capacity);
-        assert_eq!(stuck.map(|(capacity, _)| capacity.round()), Some(100.0));
+        let both = [consumer(1.0, 0.0), consumer(0.8, 80.0)];
+        let quotient = sample(&both, 2, 0.0, 1000.0).and_then(|sample| sample.quotient);
+        assert_eq!(quotient.map(|(capacity, _)| capacity.round()), Some(100.0));
     }
 }

@@ -7,6 +7,20 @@ use crate::offsets::Readings;
 use crate::plan::Plant;
 use crate::{Limit, Observation, OnUnknown, Policy, Reason, State, shadow, sink};
 
+/// A smaller number that is due within this share of the window is waited for.
+const NEARLY_SHARE: f64 = 0.5;
+
+/// Saving this share of the replicas takes one window; the less is saved, the longer it must have been certain:
+/// half of the saving, four times the window, …
+const CERTAIN_SHARE: f64 = 0.5;
+/// … up to so many windows.
+const MOST_CERTAIN: f64 = 5.0;
+
+/// So many windows lie between a growth that arrivals called for and the next scale-down.
+const GROWN_WINDOWS: f64 = 2.0;
+/// So many windows lie between two scale-downs.
+const FALLING_WINDOWS: f64 = 3.0;
+
 /// Everything a rule may look at.
 pub(crate) struct View<'a> {
     /// Memory with the observation taken in.
@@ -136,9 +150,23 @@ fn may_measure_once_more(view: &View<'_>) -> bool {
     first && span <= 6.0 && view.demand.lag as f64 / span > 0.2 * plant.capacity
 }
 
-/// Pods, rollout or group move: wait.
+/// Pods, rollout or group move: wait. The exception is an emergency that is not the doing of the last change
+/// (a rollout, a crash): objective lost before things can have settled, and far more replicas needed.
 fn settling(view: &View<'_>) -> Option<Choice> {
-    (view.gate() == Gate::Settling).then(|| view.hold(Limit::Converging, Reason::Converging))
+    if view.gate() != Gate::Settling {
+        return None;
+    }
+    let own = view.state.scaling.last.is_some_and(|last| last.settling);
+    let emergency = view.plant.filter(|plant| !own && plant.is_emergency());
+    let desired = emergency.and_then(|plant| plant.growth(&view.candidates()));
+    match desired {
+        Some(desired)
+            if view.readings.complete() && !view.demand.all_stalled() && desired * 2 >= view.spec() * 3 =>
+        {
+            Some(Choice::new(desired, desired, Limit::None, Reason::LagAboveTarget))
+        }
+        _ => Some(view.hold(Limit::Converging, Reason::Converging)),
+    }
 }
 
 /// Some lag cannot be told: what is known may call for more, nothing may call for less.
@@ -195,17 +223,16 @@ fn sink_saturated(view: &View<'_>) -> Option<Choice> {
     let ceiling = view.state.sink.ceiling.as_ref().filter(|ceiling| ceiling.active)?;
     let enough = ceiling.replicas.clamp(view.bounds.floor.max(1), view.bounds.cap);
     let needed = view.plant.and_then(|plant| plant.growth(&view.bounds.levels)).unwrap_or(view.needed());
-    let desired = if view.spec() > enough {
-        let last = view.state.scaling.last.map_or(f64::NEG_INFINITY, |last| last.time);
-        if view.now() - last < view.policy.cooldown_seconds {
-            return Some(Choice::new(view.spec(), needed, Limit::Sink, Reason::SinkSaturated));
-        }
-        enough
-    } else if needed >= view.spec() {
-        enough
-    } else {
+    let spec = view.spec();
+    if spec < enough {
         return None;
-    };
+    }
+    let last = view.state.scaling.last.map_or(f64::NEG_INFINITY, |last| last.time);
+    let too_soon = view.now() - last < view.policy.cooldown_seconds;
+    if spec == enough && needed < spec {
+        return None;
+    }
+    let desired = if too_soon { spec } else { enough };
     Some(Choice::new(desired, needed, Limit::Sink, Reason::SinkSaturated))
 }
 
@@ -246,39 +273,81 @@ fn growth(view: &View<'_>) -> Option<Choice> {
 
 /// Fewer would do: once they would have done for long enough, and the budget of changes allows it.
 fn surplus(view: &View<'_>) -> Option<Choice> {
-    let plant = view.plant?;
-    let (spec, now, state) = (view.spec(), view.now(), view.state);
-    let window = gate::window(&state.scaling, view.policy);
-    let last = state.scaling.last.map_or(f64::NEG_INFINITY, |last| last.time);
-    let mut earliest: Option<f64> = None;
-    for candidate in view.bounds.candidates().into_iter().filter(|candidate| *candidate < spec) {
-        let Some(since) = shadow::sufficed_since(state, view.bounds.level_of(candidate)) else {
-            continue;
-        };
-        if !plant.suffices(candidate) {
-            continue;
-        }
-        let eligible = (since + window).max(last + view.policy.cooldown_seconds);
-        if eligible > now {
-            earliest = Some(earliest.map_or(eligible, |known| known.min(eligible)));
-            continue;
-        }
-        let needed = view.needed();
-        let limited_by = if needed < candidate && candidate == view.bounds.floor {
-            view.bounds.floor_by
-        } else if needed < candidate {
-            Limit::Stabilization
-        } else {
-            Limit::None
-        };
-        if state.scaling.changes.len() >= view.policy.changes_per_hour as usize {
-            return Some(Choice::new(spec, needed, Limit::Budget, Reason::Waiting));
-        }
-        let reason = if since < last { Reason::Drained } else { Reason::Surplus };
-        return Some(Choice::new(candidate, needed, limited_by, reason));
+    let (spec, now) = (view.spec(), view.now());
+    let eligible = surplus_candidates(view);
+    let (candidate, due) = *eligible.iter().find(|(_, due)| *due <= now).or(eligible.first())?;
+    let needed = view.needed();
+    let window = view.policy.stabilization_seconds;
+    // A still smaller number that is nearly due is waited for: one change instead of two.
+    let nearly = |(smaller, soon): &&(u32, f64)| *smaller < candidate && *soon - now <= window * NEARLY_SHARE;
+    let wait = if due > now {
+        eligible.iter().map(|(_, due)| *due).reduce(f64::min)
+    } else if now - due < window {
+        eligible.iter().find(nearly).map(|(_, soon)| *soon)
+    } else {
+        None
+    };
+    if let Some(wait) = wait {
+        let choice = Choice::new(spec, needed, Limit::Stabilization, Reason::Waiting);
+        return Some(Choice { next_eligible: Some(wait), ..choice });
     }
-    let choice = Choice::new(spec, view.needed(), Limit::Stabilization, Reason::Waiting);
-    earliest.map(|eligible| Choice { next_eligible: Some(eligible), ..choice })
+    if view.state.scaling.changes.len() >= view.policy.changes_per_hour as usize {
+        return Some(Choice::new(spec, needed, Limit::Budget, Reason::Waiting));
+    }
+    let limited_by = match needed.cmp(&candidate) {
+        std::cmp::Ordering::Less if candidate == view.bounds.floor => view.bounds.floor_by,
+        std::cmp::Ordering::Less => Limit::Stabilization,
+        _ => Limit::None,
+    };
+    Some(Choice::new(candidate, needed, limited_by, surplus_reason(view, candidate)))
+}
+
+/// The smaller numbers that would do at this moment, ascending, and when each has done so for long enough.
+fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
+    let Some(plant) = view.plant else {
+        return Vec::new();
+    };
+    let scaling = &view.state.scaling;
+    if view.demand.is_rising() {
+        return Vec::new();
+    }
+    let window = gate::window(scaling, view.policy);
+    let changed = scaling.last.map_or(f64::NEG_INFINITY, |last| last.time) + view.policy.cooldown_seconds;
+    let grown = scaling.grown.unwrap_or(f64::NEG_INFINITY);
+    // A falling load is followed in few steps.
+    let lowered = scaling.lowered.unwrap_or(f64::NEG_INFINITY) + FALLING_WINDOWS * window;
+    let candidates = view.bounds.candidates().into_iter();
+    candidates
+        .filter(|candidate| *candidate < view.spec())
+        .filter_map(|candidate| {
+            let since = would_suffice_since(view, plant, candidate)?;
+            let saved = 1.0 - f64::from(candidate) / f64::from(view.spec());
+            let certainty = (CERTAIN_SHARE / saved).powi(2).clamp(1.0, MOST_CERTAIN);
+            // What arrived, not a backlog, called for the growth: it may well come again.
+            let again = if since > grown && grown.is_finite() { GROWN_WINDOWS } else { 1.0 };
+            let hold = (grown + window * again).max(changed).max(lowered);
+            Some((candidate, (since.max(grown) + window * certainty).max(hold)))
+        })
+        .collect()
+}
+
+/// Since when a smaller number would have sufficed; `None` if it would not now.
+fn would_suffice_since(view: &View<'_>, plant: &Plant, candidate: u32) -> Option<f64> {
+    if plant.suffices(candidate) {
+        return shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
+    }
+    // What a replica can do is only known to be no less; that nothing waits says that half of them may do.
+    let half = candidate * 2 >= view.spec();
+    view.state.quiet_since.filter(|_| half && view.state.capacity.bound)
+}
+
+/// If the number has always sufficed for the arrivals, the replicas were there for a backlog.
+fn surplus_reason(view: &View<'_>, candidate: u32) -> Reason {
+    let since = shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
+    match view.state.scaling.grown.zip(since) {
+        Some((growth, since)) if since < growth => Reason::Drained,
+        _ => Reason::Surplus,
+    }
 }
 
 /// The replicas suffice and fewer would not, or may not be.

@@ -3,6 +3,7 @@
 use crate::choose::Choice;
 use crate::demand::{Demand, HOT_SECONDS};
 use crate::offsets::Readings;
+use crate::plan::Plant;
 use crate::{Condition, Limit, State};
 
 /// The conditions that hold, in the order of [`Condition`].
@@ -10,6 +11,7 @@ pub(crate) fn conditions(
     state: &State,
     readings: &Readings,
     demand: &Demand,
+    plant: Option<&Plant>,
     choice: &Choice,
     now: f64,
 ) -> Vec<Condition> {
@@ -17,7 +19,7 @@ pub(crate) fn conditions(
         (!readings.complete()).then(|| Condition::LagUnknown { partitions: readings.unknown.clone() });
     let (partitions, seconds) = demand.stalled();
     let stalled = (!partitions.is_empty()).then_some(Condition::Stalled { partitions, seconds });
-    [unknown, stalled, hot_partition(state, now), sink_saturated(state), at_bound(state, choice)]
+    [unknown, stalled, hot_partition(state, now), sink_saturated(state), at_bound(state, plant, choice)]
         .into_iter()
         .flatten()
         .collect()
@@ -37,14 +39,17 @@ fn sink_saturated(state: &State) -> Option<Condition> {
     Some(Condition::SinkSaturated { throughput: f64::from(ceiling.throughput), replicas: ceiling.replicas })
 }
 
-fn at_bound(state: &State, choice: &Choice) -> Option<Condition> {
+/// More partitions are the remedy for arrivals that outrun them, not for a backlog that will be gone.
+fn at_bound(state: &State, plant: Option<&Plant>, choice: &Choice) -> Option<Condition> {
     let grows_too_little = choice.needed > choice.desired || choice.reason == crate::Reason::AtLimit;
     match choice.limited_by {
         Limit::MaxReplicas | Limit::Connections if grows_too_little => {
             Some(Condition::AtMaximum { maximum: choice.desired })
         }
         Limit::Partitions if grows_too_little => {
-            Some(Condition::AtPartitionCount { partitions: state.partition_count.unwrap_or(0) })
+            let partitions = state.partition_count.unwrap_or(0);
+            let overloaded = plant.is_some_and(|plant| plant.overloads(partitions));
+            overloaded.then_some(Condition::AtPartitionCount { partitions })
         }
         _ => None,
     }

@@ -6,17 +6,15 @@ use crate::conditions::conditions;
 use crate::demand::{Demand, estimates};
 use crate::learn::{INTERVAL_SECONDS, learn};
 use crate::offsets::read;
-use crate::plan::Plant;
-use crate::shape::Load;
+use crate::plan::{Plant, gone_age};
+use crate::shape::Shape;
 use crate::state::Asked;
 use crate::{
-    Decision, DrainOutcome, Estimates, Limit, Observation, Policy, Reason, State, explain, gate, sink,
+    Decision, DrainOutcome, Estimates, Limit, Observation, Policy, Reason, State, explain, gate, shadow, sink,
 };
 
-/// A backlog is gone when nothing in it is older than this share of the objective …
-const DRAINED_SHARE: f64 = 0.1;
-/// … or than so many seconds (commits are not continuous).
-const DRAINED_SECONDS: f64 = 3.0;
+/// Growing again within so many seconds means that the load is rising.
+const RISING_SECONDS: f64 = 1200.0;
 /// A drain that takes longer than this is not compared with its prediction any more.
 const LONGEST_DRAIN_SECONDS: f64 = 3600.0;
 
@@ -59,7 +57,7 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
         explanation: String::new(),
         next_eligible: choice.next_eligible,
         estimates: estimates(&next, &demand, &readings, now),
-        conditions: conditions(&next, &readings, &demand, &choice, now),
+        conditions: conditions(&next, &readings, &demand, plant.as_ref(), &choice, now),
         drain_outcome: drain_outcome(&mut next, oldest(&demand), policy, now),
     };
     if let Some(plant) = &plant {
@@ -93,35 +91,40 @@ fn plant(state: &State, demand: &Demand, observation: &Observation, policy: &Pol
     let measured = state.capacity.rate.map(f64::from);
     let capacity =
         measured.or(policy.capacity_hint).filter(|capacity| *capacity > 0.0 && capacity.is_finite())?;
+    let (now, replicas) = (observation.time, observation.replicas.spec);
+    let mut loads = demand.loads.clone();
+    if shadow::outlasts_bursts(state, replicas, now) {
+        loads.values_mut().for_each(|load| load.rate = load.rate.min(load.calm));
+    }
     Some(Plant {
-        loads: demand.loads.values().copied().collect(),
-        groups: groups(demand, observation),
-        replicas: observation.replicas.spec,
+        loads,
+        owned: owned(demand, observation),
+        shape: Shape::of(state),
+        replicas,
         capacity,
         target: policy.target_lag_seconds.max(1.0),
         delay: gate::converge_seconds(&state.scaling),
         pause: gate::pause_seconds(&state.scaling),
         interval: state.interval.map_or(INTERVAL_SECONDS, f64::from),
+        roughness: f64::from(state.roughness),
+        rising: state.scaling.grown.is_some_and(|grown| now - grown < RISING_SECONDS),
     })
 }
 
 /// Who has which partitions, if every replica has told; else empty.
-fn groups(demand: &Demand, observation: &Observation) -> Vec<Vec<Load>> {
-    let told: Vec<&Vec<i32>> =
-        observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
+fn owned(demand: &Demand, observation: &Observation) -> Vec<Vec<i32>> {
+    let told: Vec<Vec<i32>> =
+        observation.consumers.iter().filter_map(|consumer| consumer.partitions.clone()).collect();
     if told.len() != observation.replicas.spec as usize {
         return Vec::new();
     }
-    let mut owned: Vec<i32> = told.iter().flat_map(|partitions| partitions.iter().copied()).collect();
-    owned.sort_unstable();
-    let once = owned.windows(2).all(|pair| pair[0] != pair[1]);
-    if !once || demand.loads.keys().any(|partition| owned.binary_search(partition).is_err()) {
+    let mut all: Vec<i32> = told.iter().flatten().copied().collect();
+    all.sort_unstable();
+    let once = all.windows(2).all(|pair| pair[0] != pair[1]);
+    if !once || demand.loads.keys().any(|partition| all.binary_search(partition).is_err()) {
         return Vec::new();
     }
-    let loads = |partitions: &Vec<i32>| {
-        partitions.iter().filter_map(|partition| demand.loads.get(partition).copied()).collect()
-    };
-    told.into_iter().map(loads).collect()
+    told
 }
 
 fn oldest(demand: &Demand) -> f64 {
@@ -132,7 +135,7 @@ fn oldest(demand: &Demand) -> f64 {
 fn drain_outcome(state: &mut State, age: f64, policy: &Policy, now: f64) -> Option<DrainOutcome> {
     let drain = state.scaling.drain?;
     let actual_seconds = now - drain.since;
-    let gone = age <= DRAINED_SECONDS.max(DRAINED_SHARE * policy.target_lag_seconds);
+    let gone = age <= gone_age(policy.target_lag_seconds);
     let settled = state.scaling.settled_since.is_some_and(|since| since > drain.since);
     if gone && settled {
         state.scaling.drain = None;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::offsets::{Reading, Readings};
-use crate::shape::Load;
+use crate::shape::{Load, together};
 use crate::state::PartitionMemory;
 use crate::{Estimates, State};
 
@@ -13,8 +13,12 @@ const SUSPECT_SECONDS: f64 = 15.0;
 const STALLED_SECONDS: f64 = 120.0;
 /// A partition is hot only if it is so many times faster than the median one; else all are, and that is load.
 const HOT_FACTOR: f64 = 3.0;
+/// A hot partition has work for so many seconds waiting.
+const HOT_BACKLOG_SECONDS: f64 = 5.0;
 /// A partition is reported hot when it has exceeded a replica's capacity for so long.
 pub(crate) const HOT_SECONDS: f64 = 60.0;
+/// A rate beyond so many times its average is rising.
+const RISING_FACTOR: f64 = 1.25;
 /// An age that cannot be told is taken for this.
 const OLDEST_SECONDS: f64 = 86_400.0;
 
@@ -37,6 +41,12 @@ impl Demand {
     /// True if there is lag and none of it moves although consumers are there.
     pub(crate) fn all_stalled(&self) -> bool {
         self.lagging > 0 && self.suspects.len() >= self.lagging
+    }
+
+    /// True while more arrives than of late: no moment to have fewer replicas.
+    pub(crate) fn is_rising(&self) -> bool {
+        let total = together(self.loads.values().copied());
+        total.rate > RISING_FACTOR * total.calm
     }
 
     /// Partitions that a person should hear of, and for how long the worst has stood still.
@@ -72,15 +82,18 @@ pub(crate) fn demand(state: &State, readings: &Readings, now: f64) -> Demand {
     }
     // A partition that cannot be read still has the arrivals it had; its lag counts for nothing.
     for partition in &readings.unknown {
-        let rate = state.partitions.get(partition).and_then(|memory| memory.rate).map_or(0.0, f64::from);
-        demand.loads.insert(*partition, Load { rate, ..Load::default() });
+        let memory = state.partitions.get(partition);
+        let rate = memory.and_then(|memory| memory.rate).map_or(0.0, f64::from);
+        let calm = memory.and_then(|memory| memory.calm).map_or(rate, f64::from);
+        demand.loads.insert(*partition, Load { rate, calm, ..Load::default() });
     }
     demand
 }
 
 fn load(reading: &Reading, memory: &PartitionMemory, lag: u64, now: f64) -> Load {
     let rate = memory.rate.map_or(0.0, f64::from);
-    Load { backlog: lag as f64, age: age(reading, memory, lag, now), rate }
+    let calm = memory.calm.map_or(rate, f64::from);
+    Load { backlog: lag as f64, age: age(reading, memory, lag, now), rate, calm }
 }
 
 /// Age of the oldest event: as told, else by the arrival rate, and no more than since the partition was empty.
@@ -88,7 +101,10 @@ fn age(reading: &Reading, memory: &PartitionMemory, lag: u64, now: f64) -> f64 {
     if lag == 0 {
         return 0.0;
     }
-    let rate = memory.rate.map_or(0.0, f64::from);
+    let Some(rate) = memory.rate.map(f64::from) else {
+        // Seen for the first time: nobody knows; the next reading will tell.
+        return reading.lag_seconds.unwrap_or(0.0);
+    };
     let by_rate = if rate > 0.0 { lag as f64 / rate } else { OLDEST_SECONDS };
     let since_empty = memory.drained.map_or(OLDEST_SECONDS, |drained| now - drained);
     reading.lag_seconds.unwrap_or_else(|| by_rate.min(since_empty)).min(OLDEST_SECONDS)
@@ -100,13 +116,12 @@ fn hot(state: &State) -> Vec<i32> {
         return Vec::new();
     };
     let limit = capacity.max(HOT_FACTOR * median_rate(state));
-    let rate = |memory: &PartitionMemory| memory.rate.map_or(0.0, f64::from);
-    state
-        .partitions
-        .iter()
-        .filter(|(_, memory)| rate(memory) > limit)
-        .map(|(partition, _)| *partition)
-        .collect()
+    // What a replica can do may only be known to be no less; a backlog shows that this is more than it can.
+    let hot = |memory: &PartitionMemory| {
+        let waiting = memory.end.saturating_sub(memory.position) as f64;
+        memory.rate.map_or(0.0, f64::from) > limit && waiting > HOT_BACKLOG_SECONDS * capacity
+    };
+    state.partitions.iter().filter(|(_, memory)| hot(memory)).map(|(partition, _)| *partition).collect()
 }
 
 /// The lower median of the partitions' rates.

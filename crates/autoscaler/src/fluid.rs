@@ -18,7 +18,7 @@ pub(crate) fn advance(load: Load, capacity: f64, seconds: f64) -> Load {
     } else {
         0.0
     };
-    Load { backlog, age, rate: load.rate }
+    Load { backlog, age, ..load }
 }
 
 /// For how many of the next `horizon` seconds the oldest event is older than `target`.
@@ -45,12 +45,14 @@ pub(crate) fn violation(load: Load, capacity: f64, target: f64, horizon: f64) ->
     present + above(bend, bend + slope * length, length, target)
 }
 
-/// Seconds until the backlog is gone; infinite if it never will be.
-pub(crate) fn drain_seconds(load: Load, capacity: f64) -> f64 {
-    if load.backlog <= 0.0 {
-        0.0
+/// Seconds until no event is older than `age`; infinite if that never will be.
+pub(crate) fn drain_seconds(load: Load, capacity: f64, age: f64) -> f64 {
+    let left = load.backlog - load.rate * age;
+    if left <= 0.0 {
+        // Later arrivals wait less; those that wait now may still be older.
+        if load.age <= age || capacity <= 0.0 { 0.0 } else { load.backlog / capacity }
     } else if capacity > load.rate {
-        load.backlog / (capacity - load.rate)
+        left / (capacity - load.rate)
     } else {
         f64::INFINITY
     }
@@ -97,7 +99,7 @@ mod tests {
             (0.0, 0.0, 0.0, 0.0),
         ];
         for (backlog, age, rate, capacity) in loads {
-            let load = Load { backlog, age, rate };
+            let load = Load { backlog, age, rate, calm: rate };
             for target in [5.0, 30.0, 80.0] {
                 let closed = violation(load, capacity, target, 400.0);
                 let stepped = by_steps(load, capacity, target, 400.0);
@@ -108,9 +110,10 @@ mod tests {
 
     #[test]
     fn a_backlog_drains_by_what_is_left_of_the_capacity() {
-        let load = Load { backlog: 900.0, age: 9.0, rate: 70.0 };
-        assert_eq!(drain_seconds(load, 100.0), 30.0);
-        assert_eq!(drain_seconds(load, 70.0), f64::INFINITY);
-        assert_eq!(drain_seconds(Load { backlog: 0.0, ..load }, 10.0), 0.0);
+        let load = Load { backlog: 900.0, age: 9.0, rate: 70.0, calm: 70.0 };
+        assert_eq!(drain_seconds(load, 100.0, 0.0), 30.0);
+        assert_eq!(drain_seconds(load, 100.0, 3.0), 23.0);
+        assert_eq!(drain_seconds(load, 70.0, 0.0), f64::INFINITY);
+        assert_eq!(drain_seconds(Load { backlog: 0.0, age: 0.0, ..load }, 10.0, 0.0), 0.0);
     }
 }

@@ -13,6 +13,8 @@ const LONGEST_SECONDS: f64 = 900.0;
 const SETTLE_SECONDS: f64 = 4.0;
 /// What has not settled after this time is not going to; growth is allowed again.
 const STUCK_SECONDS: f64 = 120.0;
+/// Having to grow within so many windows after a scale-down means that it was wrong.
+const REGRET_WINDOWS: f64 = 6.0;
 /// The window for scale-downs is doubled at most so often.
 const MOST_WIDENINGS: u8 = 3;
 
@@ -108,7 +110,11 @@ fn note_change(memory: &mut ScalingMemory, observation: &Observation, policy: &P
     let urgent = asked.is_some_and(|asked| asked.urgent);
     let predicted = asked.and_then(|asked| asked.drain_seconds).filter(|_| urgent);
     memory.drain = predicted.map(|predicted_seconds| Drain { since: time, predicted_seconds });
-    let regretted = memory.lowered.is_some_and(|lowered| time - lowered < 2.0 * window(memory, policy));
+    if urgent {
+        memory.grown = Some(time);
+    }
+    let regretted =
+        memory.lowered.is_some_and(|lowered| time - lowered < REGRET_WINDOWS * policy.stabilization_seconds);
     if urgent && regretted && from > 0 && memory.widened < MOST_WIDENINGS {
         memory.widened += 1;
         memory.widened_at = now;

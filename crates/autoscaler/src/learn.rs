@@ -3,6 +3,7 @@
 use crate::capacity::{self, Sample};
 use crate::demand::{self, Demand};
 use crate::offsets::{self, Reading, Readings};
+use crate::shape::{self, Load};
 use crate::{Observation, Policy, State, arrival, gate, shadow, sink};
 
 /// A lag of so few events that never moves while the consumers idle is not events (transactions leave control
@@ -12,6 +13,10 @@ const MOST_CONTROL_RECORDS: u64 = 3;
 const CONTROL_RECORD_SECONDS: f64 = 30.0;
 /// Consumers that are less busy than this have nothing to do.
 const IDLE_BUSY: f64 = 0.1;
+/// Time constant with which past waits fade.
+const ROUGHNESS_SECONDS: f64 = 900.0;
+/// A wait of no more than this share of the objective is none.
+const QUIET_SHARE: f64 = 0.15;
 /// Assumed until two observations have been made.
 pub(crate) const INTERVAL_SECONDS: f64 = 5.0;
 
@@ -44,10 +49,33 @@ pub(crate) fn learn(
     let certain = !sink::in_doubt(&state.sink) && state.sink.doubt.is_none() && state.capacity.quality >= 0.5;
     demand::note_hot(&mut state, now, certain);
     let demand = demand::demand(&state, readings, now);
-    let loads: Vec<_> = demand.loads.values().copied().collect();
-    let partitions = state.partition_count.unwrap_or(0);
-    shadow::learn(&mut state, &loads, partitions, now, span, policy.target_lag_seconds.max(1.0));
+    let owned: Vec<&Vec<i32>> =
+        observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
+    if attended && owned.len() == observation.replicas.spec as usize {
+        state.pattern = shape::recognize(&owned, state.partition_count.unwrap_or(0), state.pattern);
+    }
+    let oldest = demand.loads.values().map(|load| load.age).fold(0.0, f64::max);
+    let faded = f64::from(before.roughness) * (-span / ROUGHNESS_SECONDS).exp();
+    state.roughness = faded.max(oldest.min(policy.target_lag_seconds)) as f32;
+    let quiet = demand.loads.values().all(|load| load.age <= QUIET_SHARE * policy.target_lag_seconds);
+    let busy = state.capacity.busy.is_some_and(|busy| f64::from(busy) >= capacity::ALWAYS_BUSY);
+    let quiet = quiet && busy && readings.complete() && attended;
+    state.quiet_since = quiet.then(|| state.quiet_since.unwrap_or(now));
+    let arrived = arrived(before, readings, &demand, span);
+    shadow::learn(&mut state, &demand.loads, arrived, now, span, policy.target_lag_seconds.max(1.0));
     (state, demand)
+}
+
+/// Events that arrived since the last observation; where that was not seen, as many as usual.
+fn arrived(before: &State, readings: &Readings, demand: &Demand, span: f64) -> f64 {
+    let one = |(partition, load): (&i32, &Load)| {
+        let reading = readings.known.iter().find(|reading| reading.partition == *partition);
+        let seen = reading
+            .zip(before.partitions.get(partition))
+            .filter(|(_, memory)| before.time == Some(memory.time));
+        seen.map_or(load.rate * span, |(reading, memory)| (reading.end - memory.end).max(0) as f64)
+    };
+    demand.loads.iter().map(one).sum()
 }
 
 /// True if every replica has had its partitions since the last observation.
@@ -96,8 +124,12 @@ fn learn_capacity(
     {
         state.sink = sink::begin(&before.sink, &before.capacity, change);
     }
+    let lag_before =
+        before.partitions.values().map(|memory| memory.end.saturating_sub(memory.position) as f64).sum();
+    let lag = readings.known.iter().map(|reading| reading.lag() as f64).sum();
     let seen = if attended {
-        capacity::sample(&observation.consumers, replicas).or_else(|| backlogged(state, readings, replicas))
+        capacity::sample(&observation.consumers, replicas, lag_before, lag)
+            .or_else(|| backlogged(state, readings, replicas))
     } else {
         None
     };
@@ -132,7 +164,10 @@ fn backlogged(state: &State, readings: &Readings, replicas: u32) -> Option<Sampl
     (capacity > 0.0 && readings.complete()).then_some(Sample {
         throughput,
         busy: 1.0,
-        capacity: Some((capacity, 1.0)),
+        quotient: Some((capacity, 1.0)),
+        done: capacity,
+        saturated: true,
+        pressed: true,
     })
 }
 

@@ -5,8 +5,10 @@
 //! is for how many seconds the oldest event would be older than the objective. The replicas there are stay
 //! unless that figure can be made smaller by acting now: lag inside the objective is no reason to act.
 
+use std::collections::BTreeMap;
+
 use crate::fluid::{advance, drain_seconds, violation};
-use crate::shape::{Load, together, worst};
+use crate::shape::{Load, Shape, together};
 
 /// The plan aims below the objective by this factor; the rest is for what the model does not know.
 const AIM: f64 = 0.7;
@@ -14,20 +16,34 @@ const AIM: f64 = 0.7;
 pub(crate) const TOLERATED_SHARE: f64 = 0.5;
 /// A replica is planned to be no busier than this after growing.
 const UTILIZATION_GROWN: f64 = 0.92;
+/// … or than this, if it has grown not long ago: a load that keeps rising is met with fewer, larger steps.
+const UTILIZATION_REGROWN: f64 = 0.7;
 /// A replica may be this busy after shrinking.
-const UTILIZATION_SHRUNK: f64 = 0.97;
+const UTILIZATION_SHRUNK: f64 = 0.99;
+/// And so many seconds ahead of the trend.
+const AHEAD_SECONDS: f64 = 600.0;
 /// Differences below this many seconds of violation do not matter.
 const NEGLIGIBLE_SECONDS: f64 = 2.0;
+/// After growing, a backlog inside the objective may take so many times the objective to go.
+const DRAIN_TARGETS: f64 = 4.0;
 /// How far the consequences are followed, in seconds.
 const FAR_SECONDS: f64 = 7200.0;
+
+/// A backlog is gone when nothing in it is older than this: a tenth of the objective, and no less than the time
+/// between commits and readings.
+pub(crate) fn gone_age(target: f64) -> f64 {
+    (0.1 * target).max(3.0)
+}
 
 /// What the plan is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Plant {
-    /// Load of each partition.
-    pub(crate) loads: Vec<Load>,
-    /// The same, by the replicas there are, as far as is known who has what.
-    pub(crate) groups: Vec<Vec<Load>>,
+    /// Load by partition.
+    pub(crate) loads: BTreeMap<i32, Load>,
+    /// The partitions of each replica there is; empty if it is not known who has what.
+    pub(crate) owned: Vec<Vec<i32>>,
+    /// How partitions are handed out.
+    pub(crate) shape: Shape,
     /// Replicas there are.
     pub(crate) replicas: u32,
     /// Events per second that one replica handles.
@@ -40,6 +56,10 @@ pub(crate) struct Plant {
     pub(crate) pause: f64,
     /// Seconds between two observations.
     pub(crate) interval: f64,
+    /// True if the pipeline has grown not long ago.
+    pub(crate) rising: bool,
+    /// The oldest that events have been of late, in seconds.
+    pub(crate) roughness: f64,
 }
 
 impl Plant {
@@ -47,12 +67,17 @@ impl Plant {
         self.target * AIM
     }
 
-    /// The most loaded replica of those there are.
+    /// The loads of the partitions that one replica has.
+    fn of(&self, partitions: &[i32]) -> Vec<Load> {
+        partitions.iter().filter_map(|partition| self.loads.get(partition).copied()).collect()
+    }
+
+    /// The replicas there are, or the most loaded of them.
     fn present(&self) -> Vec<Load> {
-        if self.groups.is_empty() {
-            vec![worst(&self.loads, self.replicas)]
+        if self.owned.is_empty() {
+            vec![self.shape.worst(&self.loads, self.replicas)]
         } else {
-            self.groups.iter().map(|group| together(group.iter().copied())).collect()
+            self.owned.iter().map(|partitions| together(self.of(partitions))).collect()
         }
     }
 
@@ -64,43 +89,64 @@ impl Plant {
     /// Seconds of violation if nothing is done, within `horizon`.
     fn violation_if_kept(&self, horizon: f64) -> f64 {
         if self.replicas == 0 {
-            return violation(together(self.loads.iter().copied()), 0.0, self.aim(), horizon);
+            return violation(together(self.loads.values().copied()), 0.0, self.aim(), horizon);
         }
         let seconds = |load: &Load| violation(*load, self.capacity, self.aim(), horizon);
         self.present().iter().map(seconds).fold(0.0, f64::max)
     }
 
-    /// The partitions' loads when new replicas begin to consume.
-    fn after_delay(&self) -> Vec<Load> {
-        let served = |group: &Vec<Load>, capacity: f64| {
-            let before = together(group.iter().copied());
-            let after = advance(before, capacity, self.delay);
-            let gathered = before.backlog + before.rate * self.delay;
-            let left = if gathered > 0.0 { after.backlog / gathered } else { 0.0 };
-            let one = |load: &Load| Load {
-                backlog: (load.backlog + load.rate * self.delay) * left,
-                age: after.age,
-                rate: load.rate,
-            };
-            group.iter().map(one).collect::<Vec<_>>()
-        };
+    /// Seconds of violation from now on, and the age at the end of it: where every number of replicas violates
+    /// for ever, the one is better that falls behind more slowly.
+    fn cost(&self, load: Load) -> f64 {
+        violation(load, self.capacity, self.aim(), FAR_SECONDS)
+            + advance(load, self.capacity, FAR_SECONDS).age
+    }
+
+    fn cost_if_kept(&self) -> f64 {
         if self.replicas == 0 {
-            return served(&self.loads, 0.0);
+            return 2.0 * FAR_SECONDS;
         }
-        if self.groups.is_empty() {
+        self.present().iter().map(|load| self.cost(*load)).fold(0.0, f64::max)
+    }
+
+    /// The partitions' loads when new replicas begin to consume.
+    fn after_delay(&self) -> BTreeMap<i32, Load> {
+        let mut after = BTreeMap::new();
+        if self.replicas == 0 {
+            self.serve(&mut after, &self.loads.keys().copied().collect::<Vec<_>>(), 0.0);
+            return after;
+        }
+        if self.owned.is_empty() {
             // Nobody knows who has what: partitions are taken in turn.
-            let mut groups = vec![Vec::new(); self.replicas as usize];
-            for (index, load) in self.loads.iter().enumerate() {
-                groups[index % self.replicas as usize].push(*load);
+            let mut owned = vec![Vec::new(); self.replicas as usize];
+            for (index, partition) in self.loads.keys().enumerate() {
+                owned[index % self.replicas as usize].push(*partition);
             }
-            return groups.iter().flat_map(|group| served(group, self.capacity)).collect();
+            owned.iter().for_each(|partitions| self.serve(&mut after, partitions, self.capacity));
+        } else {
+            self.owned.iter().for_each(|partitions| self.serve(&mut after, partitions, self.capacity));
         }
-        self.groups.iter().flat_map(|group| served(group, self.capacity)).collect()
+        after
+    }
+
+    /// One replica goes on as it is until the new ones begin.
+    fn serve(&self, after: &mut BTreeMap<i32, Load>, partitions: &[i32], capacity: f64) {
+        let before = together(self.of(partitions));
+        let served = advance(before, capacity, self.delay);
+        let gathered = before.backlog + before.rate * self.delay;
+        let left = if gathered > 0.0 { served.backlog / gathered } else { 0.0 };
+        for partition in partitions {
+            let Some(load) = self.loads.get(partition) else {
+                continue;
+            };
+            let backlog = (load.backlog + load.rate * self.delay) * left;
+            after.insert(*partition, Load { backlog, age: served.age, ..*load });
+        }
     }
 
     /// The most loaded replica of `replicas` when the rebalance after a growth is over.
-    fn grown(&self, delayed: &[Load], replicas: u32) -> Load {
-        advance(worst(delayed, replicas), 0.0, self.pause)
+    fn grown(&self, delayed: &BTreeMap<i32, Load>, replicas: u32) -> Load {
+        advance(self.shape.worst(delayed, replicas), 0.0, self.pause)
     }
 
     /// Seconds of violation until the new replicas begin; the same for every candidate.
@@ -115,6 +161,14 @@ impl Plant {
         self.violation_if_kept(horizon) > 0.5
     }
 
+    /// True if arrivals alone, without what gathers while things move, outrun the replicas and the objective
+    /// will be lost.
+    pub(crate) fn is_emergency(&self) -> bool {
+        let overloaded = self.present().iter().any(|load| load.rate > 1.2 * self.capacity);
+        let horizon = 2.0 * (self.delay + self.pause);
+        overloaded && self.replicas > 0 && self.violation_if_kept(horizon) > 0.5
+    }
+
     /// The least candidate beyond the present number that makes the violation as short as it can be made;
     /// `None` if nothing is urgent or acting does not make it shorter. `candidates` ascend.
     pub(crate) fn growth(&self, candidates: &[u32]) -> Option<u32> {
@@ -124,7 +178,7 @@ impl Plant {
         let (replicas, seconds) =
             self.pick(candidates.iter().copied().filter(|replicas| *replicas > self.replicas))?;
         let acting = seconds + self.violation_until_grown() + NEGLIGIBLE_SECONDS;
-        (self.violation_if_kept(FAR_SECONDS) > acting).then_some(replicas)
+        (self.cost_if_kept() > acting).then_some(replicas)
     }
 
     /// The least candidate that is right for a pipeline without any replica.
@@ -139,14 +193,18 @@ impl Plant {
         let considered: Vec<(u32, Load, f64)> = candidates
             .map(|replicas| {
                 let grown = self.grown(&delayed, replicas);
-                (replicas, grown, violation(grown, self.capacity, self.aim(), FAR_SECONDS))
+                (replicas, grown, self.cost(grown))
             })
             .collect();
         let best = considered.iter().map(|(_, _, seconds)| *seconds).reduce(f64::min)?;
         let good = || considered.iter().filter(|(_, _, seconds)| *seconds <= best + NEGLIGIBLE_SECONDS);
-        let keeps_up = |load: &Load| load.rate <= UTILIZATION_GROWN * self.capacity;
+        let share = if self.rising { UTILIZATION_REGROWN } else { UTILIZATION_GROWN };
+        let ahead =
+            |load: &Load| if self.rising { load.rate + AHEAD_SECONDS * load.trend() } else { load.rate };
+        let keeps_up = |load: &Load| load.rate <= share * self.capacity && ahead(load) <= self.capacity;
         let sound = |load: &Load| {
-            keeps_up(load) && drain_seconds(*load, self.capacity) <= (2.0 * self.target).max(60.0)
+            keeps_up(load)
+                && drain_seconds(*load, self.capacity, 0.0) <= (DRAIN_TARGETS * self.target).max(120.0)
         };
         good()
             .find(|(_, load, _)| sound(load))
@@ -155,20 +213,34 @@ impl Plant {
             .map(|(replicas, _, _)| (*replicas, best))
     }
 
+    /// True if arrivals alone are more than so many replicas can handle.
+    pub(crate) fn overloads(&self, replicas: u32) -> bool {
+        self.shape.worst(&self.loads, replicas).rate > UTILIZATION_SHRUNK * self.capacity
+    }
+
     /// True if so many replicas, all at work and the rebalance behind them, meet the objective from now on.
     pub(crate) fn suffices(&self, replicas: u32) -> bool {
-        let load = advance(worst(&self.loads, replicas), 0.0, self.pause);
-        load.rate <= UTILIZATION_SHRUNK * self.capacity
+        let load = advance(self.shape.worst(&self.loads, replicas), 0.0, self.pause);
+        let rate = load.rate.max(load.calm);
+        // What has disturbed the pipeline of late may do so again, and must be worked off then too.
+        let disturbance = Load { backlog: self.roughness * rate, age: self.roughness, rate, calm: rate };
+        rate <= UTILIZATION_SHRUNK * self.capacity
+            && drain_seconds(disturbance, self.capacity, 0.0) <= (2.0 * self.target).max(60.0)
             && violation(load, self.capacity, self.aim(), FAR_SECONDS) <= 0.0
     }
 
     /// Seconds until the backlog is gone with so many replicas; infinite if it never will be.
     pub(crate) fn drain_seconds(&self, replicas: u32) -> f64 {
+        let age = gone_age(self.target);
         if replicas == self.replicas {
-            return self.present().iter().map(|load| drain_seconds(*load, self.capacity)).fold(0.0, f64::max);
+            return self
+                .present()
+                .iter()
+                .map(|load| drain_seconds(*load, self.capacity, age))
+                .fold(0.0, f64::max);
         }
         let delayed = if replicas > self.replicas { self.after_delay() } else { self.loads.clone() };
         let delay = if replicas > self.replicas { self.delay } else { 0.0 };
-        delay + self.pause + drain_seconds(self.grown(&delayed, replicas), self.capacity)
+        delay + self.pause + drain_seconds(self.grown(&delayed, replicas), self.capacity, age)
     }
 }

@@ -7,7 +7,6 @@
 //! A gain between a quarter and three quarters is ambiguous (the limit may lie in between, or the replicas
 //! became slower): the capacity known before is kept in mind until the next experiment tells.
 
-use crate::capacity::SATURATED;
 use crate::shape::levels;
 use crate::state::{CapacityMemory, Ceiling, Change, SinkMemory, Trial};
 
@@ -17,6 +16,8 @@ const FUTILE: f64 = 0.25;
 const EFFECTIVE: f64 = 0.75;
 /// Seconds after everything has settled until a growth is judged.
 const JUDGE_SECONDS: f64 = 25.0;
+/// Replicas whose capacity adds up to this share of a throughput are tried for it.
+const ENOUGH: f64 = 0.93;
 /// A limit is remembered for so long after it last bound.
 const MEMORY_SECONDS: f64 = 3600.0;
 /// A limit must have seemed not to bind for so long before it is believed.
@@ -28,9 +29,8 @@ const RELIEVED: f64 = 0.7;
 pub(crate) fn begin(before: &SinkMemory, capacity: &CapacityMemory, change: Change) -> SinkMemory {
     let mut memory = before.clone();
     memory.trial = None;
-    let saturated = capacity.busy.is_some_and(|busy| f64::from(busy) >= SATURATED);
     if let (true, true, Some(throughput), Some(rate)) =
-        (change.to > change.from && change.from > 0, saturated, capacity.throughput, capacity.rate)
+        (change.to > change.from && change.from > 0, capacity.saturated, capacity.throughput, capacity.rate)
     {
         memory.trial = Some(Trial { from: change.from, to: change.to, throughput, capacity: rate });
     }
@@ -47,8 +47,7 @@ pub(crate) fn judge(
     now: f64,
 ) -> (SinkMemory, Option<f32>) {
     let mut memory = before.clone();
-    let (Some(throughput), Some(busy)) = (capacity.throughput.map(f64::from), capacity.busy.map(f64::from))
-    else {
+    let Some(throughput) = capacity.throughput.map(f64::from) else {
         return (memory, None);
     };
     let Some(trial) = memory.trial.filter(|_| settled.is_some_and(|seconds| seconds >= JUDGE_SECONDS)) else {
@@ -57,7 +56,7 @@ pub(crate) fn judge(
     memory.trial = None;
     let expected = f64::from(trial.throughput) * (f64::from(trial.to) / f64::from(trial.from) - 1.0);
     let gain = (throughput - f64::from(trial.throughput)) / expected.max(f64::MIN_POSITIVE);
-    if busy < SATURATED || gain >= EFFECTIVE {
+    if !capacity.saturated || gain >= EFFECTIVE {
         memory.doubt = None;
         return (memory, None);
     }
@@ -81,7 +80,7 @@ pub(crate) fn judge(
 
 /// The least number of replicas worth having that stores `throughput`.
 fn sufficient(throughput: f64, capacity: f64, levels: &[u32]) -> u32 {
-    let enough = |replicas: &&u32| f64::from(**replicas) * capacity >= throughput * 0.98;
+    let enough = |replicas: &&u32| f64::from(**replicas) * capacity >= throughput * ENOUGH;
     levels.iter().find(enough).or(levels.last()).copied().unwrap_or(1)
 }
 
@@ -113,7 +112,7 @@ pub(crate) fn follow(
     };
     let limit = f64::from(ceiling.throughput);
     if !ceiling.active {
-        if urgent && busy >= SATURATED && throughput >= 0.85 * limit {
+        if urgent && capacity.saturated && throughput >= 0.85 * limit {
             (ceiling.active, ceiling.relieved_since) = (true, None);
         } else if now - ceiling.seen > MEMORY_SECONDS {
             memory.ceiling = None;
@@ -125,7 +124,7 @@ pub(crate) fn follow(
     }
     ceiling.seen = now;
     let judged = settled.is_some_and(|seconds| seconds >= JUDGE_SECONDS);
-    if judged && busy >= SATURATED && throughput < 0.9 * limit {
+    if judged && capacity.saturated && throughput < 0.9 * limit {
         if ceiling.replicas < ceiling.safe {
             ceiling.replicas = ceiling.safe;
         } else {
@@ -135,7 +134,7 @@ pub(crate) fn follow(
     let lifted = throughput > 1.2 * limit;
     if urgent && busy >= RELIEVED && !lifted {
         ceiling.relieved_since = None;
-    } else if now - *ceiling.relieved_since.get_or_insert(now) >= RELIEF_SECONDS {
+    } else if now - *ceiling.relieved_since.get_or_insert(now) >= if lifted { 0.0 } else { RELIEF_SECONDS } {
         ceiling.active = false;
         if lifted {
             memory.ceiling = None;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::shape::Pattern;
+
 /// What is remembered from one decision to the next. Its inside is no interface: keep it as JSON, give it back
 /// with the next observation. [`State::default`] is the state of a pipeline that has never been seen.
 ///
@@ -19,13 +21,19 @@ pub struct State {
     /// Partitions the topic had when its metadata was last read.
     pub(crate) partition_count: Option<u32>,
     pub(crate) partitions: BTreeMap<i32, PartitionMemory>,
+    /// How the group hands out partitions, if a rule has been recognized.
+    pub(crate) pattern: Option<Pattern>,
     pub(crate) capacity: CapacityMemory,
     pub(crate) scaling: ScalingMemory,
     /// One per number of replicas worth having.
     pub(crate) shadows: BTreeMap<u32, ShadowMemory>,
     pub(crate) sink: SinkMemory,
+    /// The oldest that events have been of late, up to the objective, fading with time.
+    pub(crate) roughness: f32,
     /// Since when some lag has not been readable.
     pub(crate) unknown_since: Option<f64>,
+    /// Since when no event has waited long although the replicas were always busy.
+    pub(crate) quiet_since: Option<f64>,
     /// Since when nothing has arrived and nothing is left to do.
     pub(crate) idle_since: Option<f64>,
 }
@@ -55,6 +63,9 @@ pub(crate) struct PartitionMemory {
     /// Events arriving per second.
     #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
     pub(crate) rate: Option<f32>,
+    /// The same, averaged over two minutes whatever happens.
+    #[serde(rename = "a", skip_serializing_if = "Option::is_none")]
+    pub(crate) calm: Option<f32>,
     /// Events consumed per second between the last two readings.
     #[serde(rename = "v", skip_serializing_if = "Option::is_none")]
     pub(crate) served: Option<f32>,
@@ -76,6 +87,10 @@ fn is_zero(value: &u64) -> bool {
 pub(crate) struct CapacityMemory {
     /// Events per second.
     pub(crate) rate: Option<f32>,
+    /// True if nothing shows that it is not far more.
+    pub(crate) bound: bool,
+    /// True if the replicas were busy with a backlog at the last observation.
+    pub(crate) saturated: bool,
     /// How busy the replicas were when it was learned, fading with time.
     pub(crate) quality: f32,
     /// The latest samples, oldest first, at most two.
@@ -97,6 +112,8 @@ pub(crate) struct ScalingMemory {
     pub(crate) last: Option<Change>,
     /// When the replica count was last lowered.
     pub(crate) lowered: Option<f64>,
+    /// The last growth that the objective called for.
+    pub(crate) grown: Option<f64>,
     /// Times of the changes within the last hour.
     pub(crate) changes: Vec<f64>,
     /// Since when pods or group have not been what they should be.
@@ -158,6 +175,12 @@ pub(crate) struct ShadowMemory {
     /// When it was last seen not to suffice, or began to be watched.
     #[serde(rename = "f")]
     pub(crate) failed: f64,
+    /// Since when more has arrived than it handles.
+    #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
+    pub(crate) burst_since: Option<f64>,
+    /// When such a burst last ended without its having failed.
+    #[serde(rename = "o", skip_serializing_if = "Option::is_none")]
+    pub(crate) outlasted: Option<f64>,
 }
 
 /// What is known about the database's limit.

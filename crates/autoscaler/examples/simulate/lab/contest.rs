@@ -1,0 +1,166 @@
+//! All scalers in one trace: ours, the baselines, the oracle; and whether the goals hold.
+
+use super::flink::{Flink, FlinkOptions};
+use super::group::Protocol;
+use super::keda::Keda;
+use super::others::{CloudRun, Druid, Numaflow};
+use super::run::{Outcome, run};
+use super::scaler::{Fixed, Ours, Scaler};
+use super::trace::Trace;
+
+/// Name of the baseline whose scale events are the yardstick.
+pub const FLINK_FAST: &str = "Flink fast";
+/// Violations that differ by no more than a reading's interval …
+const SAME_SECONDS: f64 = 5.0;
+/// … or by this share count as equal.
+const SAME_SHARE: f64 = 0.01;
+
+/// So much more excess counts as equal.
+const SAME_EXCESS: f64 = 1.1;
+
+fn same(violation: f64) -> f64 {
+    violation + SAME_SECONDS.max(SAME_SHARE * violation)
+}
+
+/// What came of a trace under one protocol.
+#[derive(Debug)]
+pub struct Contest {
+    pub trace: Trace,
+    pub protocol: Protocol,
+    pub ours: Outcome,
+    pub baselines: Vec<Outcome>,
+    pub oracle: Outcome,
+}
+
+/// Runs everything on a trace.
+pub fn contest(trace: &Trace, protocol: Protocol) -> Contest {
+    let ours = run(trace, protocol, &mut Ours::new(trace), trace.initial);
+    let baselines = baselines(trace)
+        .iter_mut()
+        .map(|scaler| run(trace, protocol, scaler.as_mut(), trace.initial))
+        .collect();
+    Contest { trace: trace.clone(), protocol, ours, baselines, oracle: oracle(trace, protocol) }
+}
+
+/// All baselines with the settings that suit the trace: thresholds are given in seconds of one replica's work,
+/// as if the user had measured it.
+pub fn baselines(trace: &Trace) -> Vec<Box<dyn Scaler>> {
+    let most = trace.max.unwrap_or(u32::MAX).min(trace.arrivals.len() as u32);
+    let mut all: Vec<Box<dyn Scaler>> = Vec::new();
+    for seconds in [1.0, 5.0, 10.0, 30.0] {
+        for even in [false, true] {
+            let label = format!("{seconds:.0} s");
+            all.push(Box::new(Keda::new(&label, seconds * trace.capacity, even, trace.min, most)));
+        }
+    }
+    all.push(Box::new(Flink::new("Flink default", FlinkOptions::DEFAULT, trace.min, most)));
+    all.push(Box::new(Flink::new(FLINK_FAST, FlinkOptions::FAST, trace.min, most)));
+    all.push(Box::new(Numaflow::new(trace.min, most)));
+    all.push(Box::new(CloudRun::new(30.0 * trace.capacity, trace.min, most)));
+    all.push(Box::new(Druid::new(trace.min, most)));
+    all
+}
+
+/// The least constant number of replicas that does as well as any constant number: by the seconds of violation
+/// first, then by how much is violated. It knows the whole trace beforehand and has its pods from the first second
+/// on, but no luck: of several worlds (who gets which partitions, how fast pods are) the worst counts.
+pub fn oracle(trace: &Trace, protocol: Protocol) -> Outcome {
+    let partitions = trace.arrivals.len() as u32;
+    let most = trace.max.unwrap_or(u32::MAX).min(partitions);
+    let mut levels: Vec<u32> = (1..=partitions).map(|share| partitions.div_ceil(share)).collect();
+    levels.sort_unstable();
+    levels.dedup();
+    levels.retain(|level| *level <= most);
+    let outcomes: Vec<Outcome> = levels.iter().map(|level| unlucky(trace, protocol, *level)).collect();
+    let least = outcomes.iter().map(|outcome| outcome.violation).fold(f64::INFINITY, f64::min);
+    let good = || outcomes.iter().filter(|outcome| outcome.violation <= same(least));
+    let excess = good().map(|outcome| outcome.excess).fold(f64::INFINITY, f64::min);
+    let allowed = excess * SAME_EXCESS + trace.target * SAME_SECONDS;
+    good().find(|outcome| outcome.excess <= allowed).cloned().unwrap_or_default()
+}
+
+fn unlucky(trace: &Trace, protocol: Protocol, replicas: u32) -> Outcome {
+    let world = |seed: u64| {
+        let trace = Trace { seed: trace.seed ^ seed, ..trace.clone() };
+        run(&trace, protocol, &mut Fixed(replicas), replicas)
+    };
+    let worse = |one: &Outcome, other: &Outcome| one.violation.total_cmp(&other.violation);
+    [0, 0xA5A5, 0x1234_5678].into_iter().map(world).max_by(worse).unwrap_or_default()
+}
+
+/// The goals of one trace and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goals {
+    /// Violation no longer than that of the best baseline.
+    pub best_baseline: bool,
+    /// Violation no longer than the oracle's and two reactions: one for the wait itself, one for working off what
+    /// has gathered meanwhile.
+    pub oracle: bool,
+    /// No more than 1.15 times the oracle's replica-hours.
+    pub hours: bool,
+    /// No more scale events than Flink fast and two.
+    pub changes: bool,
+    /// No condition reported that was not true, and none missed.
+    pub conditions: bool,
+}
+
+impl Goals {
+    /// True if all hold.
+    pub fn all(self) -> bool {
+        self.best_baseline && self.oracle && self.hours && self.changes && self.conditions
+    }
+}
+
+impl Contest {
+    /// The baseline with the shortest violation; among equals the one with the fewest replica-hours.
+    pub fn best(&self) -> &Outcome {
+        let shorter = |one: &&Outcome, other: &&Outcome| {
+            one.violation.total_cmp(&other.violation).then(one.replica_hours.total_cmp(&other.replica_hours))
+        };
+        self.baselines.iter().min_by(shorter).unwrap_or(&self.oracle)
+    }
+
+    /// The baseline with the shortest violation among those that cost hardly more than ours.
+    pub fn best_at_our_price(&self) -> Option<&Outcome> {
+        let affordable = |outcome: &&Outcome| outcome.replica_hours <= 1.15 * self.ours.replica_hours;
+        self.baselines
+            .iter()
+            .filter(affordable)
+            .min_by(|one, other| one.violation.total_cmp(&other.violation))
+    }
+
+    /// True if no baseline that costs hardly more than ours violates for a shorter time.
+    pub fn best_at_its_price(&self) -> bool {
+        self.best_at_our_price().is_none_or(|best| self.ours.violation <= same(best.violation))
+    }
+
+    /// Replica-hours that the goal allows.
+    pub fn allowed_hours(&self) -> f64 {
+        1.15 * self.oracle.replica_hours
+    }
+
+    /// Seconds between a surprise and new replicas that consume: two readings to believe it, the pods' start,
+    /// joining and handing over.
+    pub fn reaction_seconds(&self) -> f64 {
+        10.0 + 1.2 * self.trace.start_seconds + self.protocol.join_seconds() + self.protocol.move_seconds()
+    }
+
+    /// Scale events of Flink fast.
+    pub fn yardstick_changes(&self) -> usize {
+        self.baselines
+            .iter()
+            .find(|outcome| outcome.scaler == FLINK_FAST)
+            .map_or(0, |outcome| outcome.changes)
+    }
+
+    /// Which goals hold.
+    pub fn goals(&self) -> Goals {
+        Goals {
+            best_baseline: self.ours.violation <= same(self.best().violation),
+            oracle: self.ours.violation <= same(self.oracle.violation) + 2.0 * self.reaction_seconds(),
+            hours: self.ours.replica_hours <= self.allowed_hours(),
+            changes: self.ours.changes <= self.yardstick_changes() + 2,
+            conditions: self.ours.false_conditions.is_empty() && self.ours.missed_conditions.is_empty(),
+        }
+    }
+}
