@@ -49,7 +49,11 @@ pub async fn render(values: &Value) -> Result<String> {
     // JSON is YAML.
     std::fs::write(file.path(), values.to_string())?;
     let mut command = command()?;
-    command.args(["template", "analytics"]).arg(chart()).args(["--namespace", "analytics-system", "--values"]);
+    command.args(["template", "analytics"]).arg(chart()).args([
+        "--namespace",
+        "analytics-system",
+        "--values",
+    ]);
     command.arg(file.path());
     process::output(command).await
 }

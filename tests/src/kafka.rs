@@ -28,11 +28,35 @@ pub struct KafkaOptions {
     pub pod_address: Option<Ipv4Addr>,
     /// Heap of each broker, in megabytes.
     pub heap_megabytes: u32,
+    /// Listeners beside the plain ones.
+    pub listeners: Vec<Listener>,
+    /// Users and their passwords, for the mechanisms SCRAM-SHA-256 and SCRAM-SHA-512.
+    pub scram_users: Vec<(String, String)>,
+}
+
+/// A listener beside the plain ones.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name in capitals, such as `SECURE`.
+    pub name: String,
+    /// `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
+    pub protocol: String,
+    /// The host name or address of this machine that it listens on and that clients are told.
+    pub host: String,
+    /// Its own properties, without the prefix `listener.name.<name>.`.
+    pub properties: Vec<(String, String)>,
 }
 
 impl Default for KafkaOptions {
     fn default() -> Self {
-        Self { brokers: 1, properties: Vec::new(), pod_address: None, heap_megabytes: 512 }
+        Self {
+            brokers: 1,
+            properties: Vec::new(),
+            pod_address: None,
+            heap_megabytes: 512,
+            listeners: Vec::new(),
+            scram_users: Vec::new(),
+        }
     }
 }
 
@@ -62,7 +86,8 @@ impl Kafka {
         let run = Run::new("kafka")?;
         let brokers = (1..=options.brokers)
             .map(|id| {
-                Ok(Broker { id, ports: Ports::reserve()?, folder: run.path().join(format!("broker-{id}")) })
+                let ports = Ports::reserve(options.listeners.len())?;
+                Ok(Broker { id, ports, folder: run.path().join(format!("broker-{id}")) })
             })
             .collect::<Result<Vec<_>>>()?;
         let processes = brokers.iter().map(|_| None).collect();
@@ -85,6 +110,15 @@ impl Kafka {
     pub fn bootstrap_for_pods(&self) -> Option<String> {
         let address = self.options.pod_address?;
         Some(join(self.brokers.iter().map(|broker| format!("{address}:{}", broker.ports.pods.number()))))
+    }
+
+    /// The bootstrap servers of one of [`KafkaOptions::listeners`].
+    #[must_use]
+    pub fn bootstrap_of(&self, listener: &str) -> Option<String> {
+        let (index, found) =
+            self.options.listeners.iter().enumerate().find(|(_, candidate)| candidate.name == listener)?;
+        let port = |broker: &Broker| broker.ports.listeners[index].number();
+        Some(join(self.brokers.iter().map(|broker| format!("{}:{}", found.host, port(broker)))))
     }
 
     /// Settings for an rdkafka client on this machine.
@@ -157,6 +191,11 @@ impl Kafka {
             let mut tool = java(64)?;
             tool.arg("kafka.tools.StorageTool").args(["format", "--cluster-id", CLUSTER_ID, "--config"]);
             tool.arg(broker.properties_file());
+            for (user, password) in &self.options.scram_users {
+                for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                    tool.arg("--add-scram").arg(format!("{mechanism}=[name={user},password={password}]"));
+                }
+            }
             process::output(tool).await.map(drop)
         });
         futures::future::try_join_all(format).await.map(drop)

@@ -4,6 +4,7 @@
 //! them when dropped; [`Testbed`] starts all three side by side. The programs come from `tests/setup/setup.sh`.
 //! A process that dies takes its servers with it, and the next one that starts removes what it left on disk.
 
+pub mod authority;
 pub mod cache;
 pub mod cluster;
 pub mod collector;
@@ -23,6 +24,7 @@ pub mod run;
 pub mod together;
 pub mod wait;
 
+pub use authority::{Authority, Issued};
 pub use cache::{consumer_binary, controller_binary};
 pub use cluster::{Cluster, ClusterOptions};
 pub use collector::Collector;

@@ -21,11 +21,18 @@ pub(super) struct Ports {
     pub(super) host: Port,
     pub(super) pods: Port,
     pub(super) controller: Port,
+    /// One for each of the options' listeners.
+    pub(super) listeners: Vec<Port>,
 }
 
 impl Ports {
-    pub(super) fn reserve() -> Result<Self> {
-        Ok(Self { host: Port::reserve()?, pods: Port::reserve()?, controller: Port::reserve()? })
+    pub(super) fn reserve(listeners: usize) -> Result<Self> {
+        Ok(Self {
+            host: Port::reserve()?,
+            pods: Port::reserve()?,
+            controller: Port::reserve()?,
+            listeners: (0..listeners).map(|_| Port::reserve()).collect::<Result<_>>()?,
+        })
     }
 }
 
@@ -46,6 +53,11 @@ pub(super) fn render(broker: &Broker, all: &[Broker], options: &KafkaOptions) ->
     listeners.extend(
         options.pod_address.map(|address| format!("PODS://{address}:{}", broker.ports.pods.number())),
     );
+    let mut protocols = "HOST:PLAINTEXT,PODS:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
+    for (listener, port) in options.listeners.iter().zip(&broker.ports.listeners) {
+        listeners.push(format!("{}://{}:{}", listener.name, listener.host, port.number()));
+        protocols.push_str(&format!(",{}:{}", listener.name, listener.protocol));
+    }
     let advertised = listeners.join(",");
     let controller = format!("CONTROLLER://127.0.0.1:{}", broker.ports.controller.number());
 
@@ -57,7 +69,7 @@ pub(super) fn render(broker: &Broker, all: &[Broker], options: &KafkaOptions) ->
         ("listeners", format!("{advertised},{controller}")),
         ("advertised.listeners", advertised),
         ("inter.broker.listener.name", "HOST".to_owned()),
-        ("listener.security.protocol.map", "HOST:PLAINTEXT,PODS:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned()),
+        ("listener.security.protocol.map", protocols),
         ("log.dirs", broker.folder.join("data").display().to_string()),
         ("offsets.topic.replication.factor", replicas.to_string()),
         ("transaction.state.log.replication.factor", replicas.to_string()),
@@ -76,7 +88,11 @@ pub(super) fn render(broker: &Broker, all: &[Broker], options: &KafkaOptions) ->
     let own = options.properties.iter().map(|(key, value)| (key.as_str(), value.clone()));
     lines.retain(|(key, _)| !options.properties.iter().any(|(other, _)| other == key));
     lines.extend(own);
-    lines.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+    let secured = options.listeners.iter().flat_map(|listener| {
+        let prefix = format!("listener.name.{}", listener.name.to_lowercase());
+        listener.properties.iter().map(move |(key, value)| format!("{prefix}.{key}={value}\n"))
+    });
+    lines.iter().map(|(key, value)| format!("{key}={value}\n")).chain(secured).collect()
 }
 
 #[cfg(test)]
@@ -84,7 +100,11 @@ mod tests {
     use super::*;
 
     fn rendered(options: &KafkaOptions) -> String {
-        let broker = |id| Broker { id, ports: Ports::reserve().unwrap(), folder: PathBuf::from("/nowhere") };
+        let broker = |id| Broker {
+            id,
+            ports: Ports::reserve(options.listeners.len()).unwrap(),
+            folder: PathBuf::from("/nowhere"),
+        };
         let all: Vec<_> = (1..=options.brokers).map(broker).collect();
         render(&all[0], &all, options)
     }
@@ -102,6 +122,20 @@ mod tests {
         let text = rendered(&KafkaOptions { properties, ..KafkaOptions::default() });
         let lines: Vec<_> = text.lines().filter(|line| line.starts_with("auto.create")).collect();
         assert_eq!(lines, ["auto.create.topics.enable=true"]);
+    }
+
+    #[test]
+    fn a_further_listener_has_a_port_a_protocol_and_properties_of_its_own() {
+        let listener = super::super::Listener {
+            name: "SECURE".to_owned(),
+            protocol: "SASL_SSL".to_owned(),
+            host: "localhost".to_owned(),
+            properties: vec![("ssl.client.auth".to_owned(), "required".to_owned())],
+        };
+        let text = rendered(&KafkaOptions { listeners: vec![listener], ..KafkaOptions::default() });
+        assert!(text.contains(",SECURE://localhost:"), "{text}");
+        assert!(text.contains(",SECURE:SASL_SSL\n"), "{text}");
+        assert!(text.contains("listener.name.secure.ssl.client.auth=required\n"), "{text}");
     }
 
     #[test]

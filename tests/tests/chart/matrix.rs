@@ -82,7 +82,11 @@ fn matrix() -> Vec<(Value, &'static [&'static str], &'static [&'static str])> {
             &["ConfigMap/analytics-extra in x"],
             &[],
         ),
-        (everything(), &["NetworkPolicy/analytics-controller", "PodDisruptionBudget/analytics-controller"], &[]),
+        (
+            everything(),
+            &["NetworkPolicy/analytics-controller", "PodDisruptionBudget/analytics-controller"],
+            &[],
+        ),
     ]
 }
 
@@ -233,7 +237,8 @@ async fn watched_namespaces_are_the_only_ones_in_which_anything_is_granted() -> 
     let objects = helm::objects(&helm::render(&json!({"watchNamespaces": ["shop"]})).await?)?;
     assert_eq!(variable(pod(&objects)?, "WATCH_NAMESPACE"), "shop");
     let bindings = objects.iter().filter(|object| object["kind"] == "RoleBinding");
-    let namespaces: BTreeSet<_> = bindings.filter_map(|object| object["metadata"]["namespace"].as_str()).collect();
+    let namespaces: BTreeSet<_> =
+        bindings.filter_map(|object| object["metadata"]["namespace"].as_str()).collect();
     assert_eq!(namespaces, BTreeSet::from(["analytics-system", "shop"]));
     Ok(())
 }

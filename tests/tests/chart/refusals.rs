@@ -12,7 +12,10 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
         (json!({"replicas": "two"}), &["/replicas", "want integer"]),
         (json!({"replicas": -1}), &["/replicas", "minimum"]),
         (json!({"replicas": 100}), &["/replicas", "maximum"]),
-        (json!({"image": {"pullPolicy": "Sometimes"}}), &["/image/pullPolicy", "'Always', 'IfNotPresent', 'Never'"]),
+        (
+            json!({"image": {"pullPolicy": "Sometimes"}}),
+            &["/image/pullPolicy", "'Always', 'IfNotPresent', 'Never'"],
+        ),
         (json!({"image": {"digest": "sha256:1234"}}), &["/image/digest", "does not match pattern"]),
         (json!({"image": {"repository": ""}}), &["/image/repository", "minLength"]),
         (json!({"imagePullSecrets": ["registry"]}), &["/imagePullSecrets/0", "want object"]),
@@ -25,13 +28,18 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
         (json!({"metrics": {"port": 80}}), &["/metrics/port", "minimum"]),
         (json!({"env": [{"name": "WATCH_NAMESPACE", "value": "x"}]}), &["/env/0/name"]),
         (json!({"resources": {"cpu": 1}}), &["/resources", "'cpu' not allowed"]),
-        (json!({"serviceMonitor": {"interval": "often"}}), &["/serviceMonitor/interval", "does not match pattern"]),
+        (
+            json!({"serviceMonitor": {"interval": "often"}}),
+            &["/serviceMonitor/interval", "does not match pattern"],
+        ),
         (json!({"podDisruptionBudget": {"maxUnavailable": 0}}), &["/podDisruptionBudget/maxUnavailable"]),
         (json!({"networkPolicy": {"kafkaPorts": [0]}}), &["/networkPolicy/kafkaPorts/0", "minimum"]),
         (json!({"affinity": {"nodes": {}}}), &["/affinity", "'nodes' not allowed"]),
         (
             json!({"serviceAccount": {"create": false}}),
-            &["serviceAccount.name must name a ServiceAccount that exists when serviceAccount.create is false"],
+            &[
+                "serviceAccount.name must name a ServiceAccount that exists when serviceAccount.create is false",
+            ],
         ),
     ]
 }

@@ -10,8 +10,14 @@ use testbed::{cache, helm};
 /// Findings that stay, and why.
 const EXPLAINED: [(&str, &str); 3] = [
     ("container-resources", "no CPU limit on purpose: throttling would make reactions late; memory has one"),
-    ("container-ephemeral-storage-request-and-limit", "the root file system is read-only; only log lines take space"),
-    ("container-image-pull-policy", "releases are named by version or digest, which never changes what it names"),
+    (
+        "container-ephemeral-storage-request-and-limit",
+        "the root file system is read-only; only log lines take space",
+    ),
+    (
+        "container-image-pull-policy",
+        "releases are named by version or digest, which never changes what it names",
+    ),
 ];
 
 /// A finding is critical from this grade downwards.
@@ -32,7 +38,8 @@ async fn no_critical_finding_is_left_unexplained() -> Result<()> {
     let mut unexplained = Vec::new();
     for object in scored.as_array().context("no list of objects")? {
         for check in object["checks"].as_array().into_iter().flatten() {
-            let critical = check["skipped"] == false && check["grade"].as_i64().is_some_and(|grade| grade <= CRITICAL);
+            let critical =
+                check["skipped"] == false && check["grade"].as_i64().is_some_and(|grade| grade <= CRITICAL);
             let id = check["check"]["id"].as_str().unwrap_or_default();
             if critical {
                 found.insert(id.to_owned());

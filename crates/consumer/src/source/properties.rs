@@ -48,7 +48,8 @@ pub fn client_config(kafka: &Kafka) -> ClientConfig {
     let new_protocol =
         kafka.client_properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer");
     let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    // Why a broker closed a connection is information to librdkafka; `Context::log` decides what is worth a line.
+    config.set_log_level(RDKafkaLogLevel::Info);
     for (key, value) in DEFAULTS.iter().chain(FIXED) {
         if !(new_protocol && CLASSIC_ONLY.contains(key)) {
             config.set(*key, *value);

@@ -27,6 +27,8 @@ const EXAMINATION: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Trouble {
     cause: Mutex<Option<String>>,
+    /// What was reported last of a connection that broke; it may pass by itself.
+    hint: Mutex<Option<String>>,
     examining: AtomicBool,
     /// Trusted certificates, in PEM.
     authorities: String,
@@ -41,6 +43,7 @@ impl Trouble {
     /// A broker answered.
     pub(super) fn over(&self) {
         *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes in what librdkafka reports; gives back what stands between this process and Kafka, or nothing when the report
@@ -57,9 +60,24 @@ impl Trouble {
                 }
                 cause.clone()
             }
-            Report::Down(text) => Some(cause.clone().unwrap_or(text)),
+            Report::Hint(text) => {
+                self.noted(&text);
+                None
+            }
+            Report::Down(text) => {
+                let hint = self.hint.lock().unwrap_or_else(PoisonError::into_inner);
+                let why = hint.as_deref().unwrap_or(&text);
+                let advice = if why.contains("closed by peer") { TLS_WANTED } else { "" };
+                let text = format!("no Kafka broker can be reached: {why}{advice}");
+                Some(cause.clone().unwrap_or(text))
+            }
             Report::Other => None,
         }
+    }
+
+    /// Remembers why a connection broke, for the moment when no other is left.
+    pub(super) fn noted(&self, reason: &str) {
+        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = Some(tidy(reason));
     }
 
     fn examined(&self, fault: &certificate::Fault) -> String {
@@ -68,6 +86,9 @@ impl Trouble {
         text
     }
 }
+
+const TLS_WANTED: &str =
+    "; a listener that wants TLS ends plain connections like this: check KAFKA_SECURITY_PROTOCOL";
 
 const EXAMINED: &str = "no secure connection to Kafka: ";
 
@@ -91,6 +112,8 @@ pub(super) fn examine(trouble: &Arc<Trouble>, status: &Arc<Status>, reason: &str
 enum Report {
     /// It says what is wrong.
     Cause(String),
+    /// It says why one connection broke, which may pass by itself.
+    Hint(String),
     /// It says that nothing works, and not why.
     Down(String),
     /// It is about something else, or passes by itself.
@@ -105,15 +128,27 @@ fn explain(code: RDKafkaErrorCode, reason: &str) -> Report {
                 "Kafka refused the credentials: {reason}; check KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
             ))
         }
-        RDKafkaErrorCode::SSL => Report::Cause(format!(
-            "no secure connection to Kafka came about: {reason}; check KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE"
+        // The broker ends the handshake with an alert, which librdkafka takes for a broken connection.
+        RDKafkaErrorCode::BrokerTransportFailure if reason.contains("SSL alert") => Report::Cause(format!(
+            "Kafka wants another client certificate than this, or one at all: {reason}; check KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE"
         )),
+        RDKafkaErrorCode::SSL => insecure(&reason),
+        RDKafkaErrorCode::BrokerTransportFailure if reason.contains("SSL handshake failed") => {
+            insecure(&reason)
+        }
+        RDKafkaErrorCode::BrokerTransportFailure => Report::Hint(reason),
         RDKafkaErrorCode::Resolve => {
             Report::Cause(format!("a host name of KAFKA_BROKERS is not known: {reason}"))
         }
-        RDKafkaErrorCode::AllBrokersDown => Report::Down(format!("no Kafka broker can be reached: {reason}")),
+        RDKafkaErrorCode::AllBrokersDown => Report::Down(reason),
         _ => Report::Other,
     }
+}
+
+fn insecure(reason: &str) -> Report {
+    Report::Cause(format!(
+        "no secure connection to Kafka came about: {reason}; check KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_FILE, KAFKA_SSL_CERTIFICATE_FILE and KAFKA_SSL_KEY_FILE"
+    ))
 }
 
 /// Without what differs from one attempt to the next.
@@ -153,12 +188,32 @@ mod tests {
         assert_eq!(trouble.reported(RDKafkaErrorCode::SSL, BAD), Some(seen));
     }
 
+    /// Connections break in rolling restarts of brokers, and a consumer with other brokers left stays ready.
     #[test]
-    fn what_passes_by_itself_is_no_trouble() {
+    fn a_broken_connection_is_told_only_when_no_other_is_left() {
         let trouble = Trouble::default();
-        assert_eq!(
-            trouble.reported(RDKafkaErrorCode::BrokerTransportFailure, "kafka:9092/1: Disconnected"),
-            None
-        );
+        let refused = "kafka:9092/1: Connect to ipv4#10.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT)";
+        assert_eq!(trouble.reported(RDKafkaErrorCode::BrokerTransportFailure, refused), None);
+        let down =
+            trouble.reported(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down").unwrap_or_default();
+        assert!(down.starts_with("no Kafka broker can be reached: kafka:9092/1: Connect"), "{down}");
+    }
+
+    #[test]
+    fn a_broker_that_ends_the_handshake_is_no_broken_connection() {
+        let table = [
+            (
+                "ssl://k:1/1: Receive failed: sslv3 alert bad certificate: SSL alert number 42",
+                "KAFKA_SSL_CERTIFICATE_FILE",
+            ),
+            (
+                "ssl://k:1/1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+                "KAFKA_SECURITY_PROTOCOL",
+            ),
+        ];
+        for (reason, setting) in table {
+            let said = Trouble::default().reported(RDKafkaErrorCode::BrokerTransportFailure, reason);
+            assert!(said.as_ref().is_some_and(|said| said.contains(setting)), "{said:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use analytics_runtime::certificate;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
@@ -45,7 +46,8 @@ impl Clients {
         tokio::task::spawn_blocking(move || {
             clients.close_idle();
             let client = clients.client(&connection)?;
-            reader::read(&client, &connection, clients.timeout)
+            let outcome = reader::read(&client, &connection, clients.timeout);
+            outcome.map_err(|error| look_closer(error, &connection, clients.timeout))
         })
         .await
         .unwrap_or_else(|error| Err(LagError::Failed { brokers, detail: error.to_string() }))
@@ -74,6 +76,15 @@ impl Clients {
         drop(open);
         drop(close);
     }
+}
+
+// librdkafka says the same of every certificate that it refuses: one look at it tells more.
+fn look_closer(error: LagError, connection: &Connection, timeout: Duration) -> LagError {
+    let LagError::TlsFailed { detail } = &error else { return error };
+    let authorities = connection.settings.get("ssl.ca.pem").map_or("", String::as_str);
+    let fault = certificate::address_in(detail)
+        .and_then(|address| certificate::examine(&address, authorities, timeout));
+    fault.map_or(error, |fault| LagError::TlsFailed { detail: fault.to_string() })
 }
 
 // Only the text of a setting's error is wanted: its value may be a password or a key.

@@ -109,6 +109,8 @@ pub(super) fn classify(error: &KafkaError, reported: &[Reported], connection: &C
             LagError::AuthenticationFailed { detail }
         }
         RDKafkaErrorCode::SSL => LagError::TlsFailed { detail },
+        // A broker that ends the handshake, for want of a client certificate for example, looks like a broken connection.
+        RDKafkaErrorCode::BrokerTransportFailure if detail.contains("SSL") => LagError::TlsFailed { detail },
         RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
             LagError::TopicMissing { topic: connection.topic.clone(), brokers }
         }
