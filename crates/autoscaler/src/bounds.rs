@@ -48,6 +48,9 @@ pub(crate) fn bounds(policy: &Policy, partitions: Option<u32>) -> Bounds {
 impl Bounds {
     /// Numbers worth having within the bounds, ascending, the floor first if it is above 0.
     pub(crate) fn candidates(&self) -> Vec<u32> {
+        if self.cap == 0 {
+            return Vec::new();
+        }
         let least = self.floor.max(1);
         let mut candidates = vec![least];
         candidates.extend(self.levels.iter().copied().filter(|level| (least + 1..=self.cap).contains(level)));
