@@ -50,7 +50,7 @@ impl Authority {
     /// # Errors
     /// When a name is none.
     pub fn server(&self, names: &[&str]) -> Result<Issued> {
-        self.issue(server(names)?)
+        self.issue(&server(names)?)
     }
 
     /// One that has expired years ago.
@@ -61,7 +61,7 @@ impl Authority {
         let mut params = server(names)?;
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2021, 1, 1);
-        self.issue(params)
+        self.issue(&params)
     }
 
     /// A certificate for a client of this name.
@@ -72,10 +72,10 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params)
+        self.issue(&params)
     }
 
-    fn issue(&self, params: CertificateParams) -> Result<Issued> {
+    fn issue(&self, params: &CertificateParams) -> Result<Issued> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Issued { certificate, key: key.serialize_pem() })

@@ -36,6 +36,7 @@ impl ConsumerOptions {
 
     /// With one more setting, or another value of one.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // numbers and texts are written where they are used
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
         self

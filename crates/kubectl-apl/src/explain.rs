@@ -108,7 +108,7 @@ mod tests {
 
     use super::*;
 
-    fn explained(scaling: Value, status: Value) -> String {
+    fn explained(scaling: &Value, status: &Value) -> String {
         render(
             &serde_json::from_value(json!({
                 "apiVersion": "analyticspipeline.dev/v1alpha1", "kind": "AnalyticsPipeline", "metadata": {"name": "clicks"},
@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn a_decision_is_told_with_what_was_seen_and_what_limits_it() {
         let text = explained(
-            json!({"minReplicas": 0, "maxReplicas": 4, "targetLagSeconds": 10}),
-            json!({
+            &json!({"minReplicas": 0, "maxReplicas": 4, "targetLagSeconds": 10}),
+            &json!({
                 "lag": {"events": 90000, "seconds": 45, "partitions": 8},
                 "rates": {"arrivals": 2000, "processed": 1500, "capacityPerReplica": 900},
                 "scaling": {"desired": 4, "limitedBy": "Maximum", "reason": "5 would be needed",
@@ -151,7 +151,7 @@ ScalingLimited (AtMaximum): raise maxReplicas
 
     #[test]
     fn what_nobody_decides_is_said_too() {
-        let text = explained(json!({"mode": "Fixed", "replicas": 3}), json!({}));
+        let text = explained(&json!({"mode": "Fixed", "replicas": 3}), &json!({}));
         assert!(text.contains("3 consumers, as written in `scaling.replicas`"), "{text}");
         assert!(text.contains("lag is not known") && text.contains("Decided: nothing yet."), "{text}");
     }

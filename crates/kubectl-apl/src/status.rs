@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    fn pipeline(status: serde_json::Value) -> AnalyticsPipeline {
+    fn pipeline(status: &serde_json::Value) -> AnalyticsPipeline {
         serde_json::from_value(json!({
             "apiVersion": "analyticspipeline.dev/v1alpha1", "kind": "AnalyticsPipeline",
             "metadata": {"name": "clicks", "namespace": "shop"},
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_screen_tells_it_all() {
-        let pipeline = pipeline(json!({
+        let pipeline = pipeline(&json!({
             "replicas": 2, "readyReplicas": 1,
             "conditions": [{"type": "Ready", "status": "True", "reason": "ConsumersReady", "message": "1 of 2",
                 "lastTransitionTime": "2026-01-15T10:30:00Z"}],
@@ -210,7 +210,7 @@ Dead letters since the consumers started
 
     #[test]
     fn a_pipeline_that_nobody_looks_after_says_so() {
-        let text = render(&pipeline(json!({})), &[]);
+        let text = render(&pipeline(&json!({})), &[]);
         assert!(text.starts_with("shop/clicks: unknown\n"), "{text}");
         assert!(
             text.contains("waits   not known") && text.contains("does it watch this namespace?"),

@@ -3,6 +3,8 @@
 //! The API server writes down every request of the operator, so that the rights of the chart can be held against the rights
 //! that it uses.
 
+#![allow(clippy::print_stderr)] // how long a takeover took, and what was seen when something failed
+
 mod audit;
 mod leader;
 mod lifecycle;
