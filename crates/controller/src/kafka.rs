@@ -1,7 +1,9 @@
 //! The controller's look at Kafka: committed offsets, log ends and the state of the group. It consumes nothing and joins no group.
 
 mod clients;
+mod committed;
 mod error;
+mod members;
 mod reader;
 
 use std::collections::BTreeMap;

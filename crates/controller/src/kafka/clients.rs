@@ -1,5 +1,5 @@
-//! The Kafka clients of the controller: one for each cluster, credentials and group, shared by the pipelines that have all
-//! of these in common. (librdkafka asks for committed offsets of the client's own group only.)
+//! The Kafka clients of the controller: one for each cluster and credentials, shared by the pipelines that have both in
+//! common, whatever their topics and groups. A client has no group of its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,8 @@ use super::{Connection, LagError, Reading, reader};
 
 /// A client that no pipeline has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(600);
+/// How long the partitions of a topic are believed; a partition that is new must not wait longer to be seen.
+const PARTITIONS: Duration = Duration::from_secs(30);
 /// How many errors of its own a client remembers.
 const REMEMBERED: usize = 16;
 
@@ -98,9 +100,9 @@ fn detail(error: &KafkaError) -> String {
 // The pipeline's own settings first: what the controller sets stands above them.
 fn settings(connection: &Connection) -> BTreeMap<String, String> {
     let mut settings = connection.settings.clone();
+    settings.retain(|name, _| !name.starts_with("group."));
     for (name, value) in [
         ("bootstrap.servers", connection.brokers.as_str()),
-        ("group.id", &connection.group),
         ("client.id", "analytics-controller"),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
@@ -139,13 +141,36 @@ fn fingerprint(settings: &BTreeMap<String, String>) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Collects what a client reports on its own.
+/// Partitions by topic, and when they were read.
+type Topics = HashMap<String, (Instant, Arc<[i32]>)>;
+
+/// Collects what a client reports on its own, and remembers the partitions of topics for a while: they hardly ever change.
 #[derive(Default)]
 pub(super) struct Listener {
     reported: Mutex<Vec<Reported>>,
+    partitions: Mutex<Topics>,
 }
 
 impl Listener {
+    /// Partitions of a topic, if they were read not long ago.
+    pub(super) fn partitions(&self, topic: &str) -> Option<Arc<[i32]>> {
+        let known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get(topic)
+            .filter(|(at, _)| at.elapsed() < PARTITIONS)
+            .map(|(_, partitions)| Arc::clone(partitions))
+    }
+
+    /// Remembers the partitions of a topic; `None` forgets them.
+    pub(super) fn remember(&self, topic: &str, partitions: Option<Arc<[i32]>>) {
+        let mut known = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (at, _)| at.elapsed() < PARTITIONS);
+        match partitions {
+            Some(partitions) => known.insert(topic.to_owned(), (Instant::now(), partitions)),
+            None => known.remove(topic),
+        };
+    }
+
     pub(super) fn take(&self) -> Vec<Reported> {
         std::mem::take(&mut self.reported.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -188,12 +213,12 @@ mod tests {
 
     /// A thousand pipelines on one cluster must not mean a thousand connections, and a new password needs a new one.
     #[test]
-    fn clients_are_shared_by_cluster_credentials_and_group() {
+    fn clients_are_shared_by_cluster_and_credentials() {
         let key = |connection: &Connection| fingerprint(&settings(connection));
         let one = connection("a:1", "g", "x");
         assert_eq!(key(&one), key(&Connection { topic: "other".into(), ..one.clone() }));
+        assert_eq!(key(&one), key(&connection("a:1", "h", "x")));
         assert_ne!(key(&one), key(&connection("b:1", "g", "x")));
-        assert_ne!(key(&one), key(&connection("a:1", "h", "x")));
         assert_ne!(key(&one), key(&connection("a:1", "g", "y")));
     }
 

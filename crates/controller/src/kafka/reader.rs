@@ -1,27 +1,30 @@
 //! Reading the lag of one group on one topic.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autoscaler::{CommittedOffset, GroupState, PartitionObservation};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::groups::GroupMemberInfo;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::clients::Client;
 use super::error::classify;
-use super::{Connection, LagError, Reading};
+use super::{Connection, LagError, Reading, committed, members};
 
 /// Reads partitions, committed offsets and log ends, in this order: a commit that comes between makes the lag look larger,
 /// never negative. Each of them is one request for all partitions (per broker).
 pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) -> Result<Reading, LagError> {
     read_offsets(client, connection, timeout)
         .map(|(count, partitions)| {
-            let (group, group_members) = read_group(client, &connection.group, timeout);
+            let (group, group_members) = read_group(client, connection, timeout);
             client.context().take();
             Reading { partition_count: count, partitions, group, group_members }
         })
         .map_err(|error| {
+            client.context().remember(&connection.topic, None);
             listen(client);
             classify(&error, &client.context().take(), connection)
         })
@@ -33,31 +36,44 @@ fn read_offsets(
     timeout: Duration,
 ) -> Result<(u32, Vec<PartitionObservation>), KafkaError> {
     let topic = connection.topic.as_str();
-    let numbers = partition_numbers(client, topic, timeout)?;
-    let committed = offsets(&client.committed_offsets(list(topic, &numbers, Offset::Invalid)?, timeout)?);
+    let numbers = known_partitions(client, topic, timeout)?;
+    let wanted = list(topic, &numbers, Offset::Invalid)?;
+    let committed = committed::read(client.client(), &connection.group, &wanted, timeout)?;
     let ends = offsets(&client.offsets_for_times(list(topic, &numbers, Offset::End)?, timeout)?);
-    let fresh: Vec<_> =
-        numbers.iter().copied().filter(|number| committed.get(number) == Some(&Offset::Invalid)).collect();
+    let fresh: Vec<_> = numbers
+        .iter()
+        .copied()
+        .filter(|number| committed.get(number) == Some(&CommittedOffset::Never))
+        .collect();
     let starts = if fresh.is_empty() {
         HashMap::new()
     } else {
         offsets(&client.offsets_for_times(list(topic, &fresh, Offset::Beginning)?, timeout)?)
     };
-    let partitions = numbers
+    let partitions: Vec<_> = numbers
         .iter()
         .map(|number| PartitionObservation {
             partition: *number,
             log_start: starts.get(number).and_then(position),
             log_end: ends.get(number).and_then(position),
-            committed: match committed.get(number) {
-                Some(Offset::Offset(offset)) => CommittedOffset::At(*offset),
-                Some(Offset::Invalid) => CommittedOffset::Never,
-                _ => CommittedOffset::Unknown,
-            },
+            committed: committed.get(number).copied().unwrap_or(CommittedOffset::Unknown),
             lag_seconds: None,
         })
         .collect();
+    if partitions.iter().any(|seen| seen.log_end.is_none() || seen.committed == CommittedOffset::Unknown) {
+        // Perhaps the topic is not what it was: look again next time.
+        client.context().remember(topic, None);
+    }
     Ok((u32::try_from(numbers.len()).unwrap_or(u32::MAX), partitions))
+}
+
+fn known_partitions(client: &Client, topic: &str, timeout: Duration) -> Result<Arc<[i32]>, KafkaError> {
+    if let Some(numbers) = client.context().partitions(topic) {
+        return Ok(numbers);
+    }
+    let numbers: Arc<[i32]> = partition_numbers(client, topic, timeout)?.into();
+    client.context().remember(topic, Some(Arc::clone(&numbers)));
+    Ok(numbers)
 }
 
 fn partition_numbers(client: &Client, topic: &str, timeout: Duration) -> Result<Vec<i32>, KafkaError> {
@@ -98,14 +114,18 @@ fn position(offset: &Offset) -> Option<i64> {
 }
 
 // What the group does is welcome, not needed: without it the autoscaler goes by the Deployment alone.
-fn read_group(client: &Client, group: &str, timeout: Duration) -> (GroupState, Option<u32>) {
+fn read_group(client: &Client, connection: &Connection, timeout: Duration) -> (GroupState, Option<u32>) {
+    let group = connection.group.as_str();
     let Ok(groups) = client.fetch_group_list(Some(group), timeout) else {
         return (GroupState::Unknown, None);
     };
     let Some(found) = groups.groups().iter().find(|candidate| candidate.name() == group) else {
         return (GroupState::Dead, Some(0));
     };
-    let members = u32::try_from(found.members().len()).ok();
+    let ours = |member: &&GroupMemberInfo| {
+        member.metadata().is_none_or(|subscription| members::subscribes(subscription, &connection.topic))
+    };
+    let members = u32::try_from(found.members().iter().filter(ours).count()).ok();
     match found.state() {
         "Stable" => (GroupState::Stable, members),
         "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling" => {
