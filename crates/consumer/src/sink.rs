@@ -3,6 +3,7 @@
 pub mod classify;
 pub mod connection;
 mod copy_format;
+mod nodelay;
 pub mod offsets;
 pub mod rollups;
 pub mod schema;

@@ -6,6 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use std::time::Duration;
 
+use super::nodelay;
 use crate::settings;
 
 /// How long reaching the server may take before the attempt counts as failed.
@@ -48,6 +49,7 @@ impl Database {
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await?;
+            nodelay::set_on_connections_to(self.options.get_port());
             connection.execute(SESSION).await?;
             Ok(connection)
         };
