@@ -52,6 +52,8 @@ pub(crate) fn steady(
     rate: f64,
     duration: Duration,
 ) -> Result<Filled> {
+    // One small request a millisecond: each would wait for the acknowledgement of the one before.
+    config.set("socket.nagle.disable", "true");
     let sender = Sender::new(config, "0", &filling.topic)?;
     let mut generator = Generator::new(filling.options.clone())?;
     let began = Instant::now();
