@@ -47,7 +47,7 @@ pub(crate) fn backlog(config: ClientConfig, filling: &Filling) -> Result<Filled>
 
 /// Sends steadily for `duration`; each event's `data` holds the moment of sending in microseconds, as `sent`.
 pub(crate) fn steady(
-    config: ClientConfig,
+    mut config: ClientConfig,
     filling: &Filling,
     rate: f64,
     duration: Duration,
