@@ -75,6 +75,16 @@ fn matrix() -> Vec<(Value, &'static [&'static str], &'static [&'static str])> {
         ),
         (json!({"networkPolicy": {"enabled": true}}), &["NetworkPolicy/analytics-controller"], &[]),
         (
+            json!({"dashboards": {"enabled": true, "folder": "Analytics"}}),
+            &[
+                "ConfigMap/analytics-controller-event-processing-overview",
+                "ConfigMap/analytics-controller-event-type-distribution",
+                "ConfigMap/analytics-controller-service-health",
+                "ConfigMap/analytics-controller-user-activity-heatmap",
+            ],
+            &[],
+        ),
+        (
             json!({"extraObjects": [
                 {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-extra", "namespace": "x",
                     "labels": {"app.kubernetes.io/part-of": "analytics-pipeline"}}},
