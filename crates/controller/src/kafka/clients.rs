@@ -1,5 +1,5 @@
 //! The Kafka clients of the controller: one for each cluster and credentials, shared by the pipelines that have both in
-//! common, whatever their topics and groups. A client has no group of its own.
+//! common, whatever their topics and groups.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,8 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
 use super::error::Reported;
-use super::{Connection, LagError, Reading, reader};
+use super::reader::{self, Failure};
+use super::{Connection, LagError, Reading};
 
 /// A client that no pipeline has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(600);
@@ -47,12 +48,25 @@ impl Clients {
         let brokers = connection.brokers.clone();
         tokio::task::spawn_blocking(move || {
             clients.close_idle();
-            let client = clients.client(&connection)?;
-            let outcome = reader::read(&client, &connection, clients.timeout);
-            outcome.map_err(|error| look_closer(error, &connection, clients.timeout))
+            let outcome = match clients.attempt(&connection)? {
+                Err(failure) if failure.renew => clients.attempt(&connection)?,
+                outcome => outcome,
+            };
+            outcome.map_err(|failure| look_closer(failure.error, &connection, clients.timeout))
         })
         .await
         .unwrap_or_else(|error| Err(LagError::Failed { brokers, detail: error.to_string() }))
+    }
+
+    // A client that may be mistaken about a coordinator is not used again.
+    fn attempt(&self, connection: &Connection) -> Result<Result<Reading, Failure>, LagError> {
+        let client = self.client(connection)?;
+        let outcome = reader::read(&client, connection, self.timeout);
+        if outcome.as_ref().is_err_and(|failure| failure.renew) {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|_, entry| !Arc::ptr_eq(&entry.client, &client));
+        }
+        Ok(outcome)
     }
 
     fn client(&self, connection: &Connection) -> Result<Arc<Client>, LagError> {
@@ -63,7 +77,7 @@ impl Clients {
             entry.used = Instant::now();
             return Ok(Arc::clone(&entry.client));
         }
-        let client = Arc::new(self::open(&settings)?);
+        let client = Arc::new(self::open(&settings, &connection.group)?);
         open.insert(key, Entry { client: Arc::clone(&client), used: Instant::now() });
         Ok(client)
     }
@@ -119,9 +133,12 @@ fn settings(connection: &Connection) -> BTreeMap<String, String> {
     settings
 }
 
-fn open(settings: &BTreeMap<String, String>) -> Result<Client, LagError> {
+// The group is one that these credentials may use. The client never joins it; but without any, librdkafka (2.12) follows a
+// null pointer when a coordinator answers that it is none any more.
+fn open(settings: &BTreeMap<String, String>, group: &str) -> Result<Client, LagError> {
     let mut config = ClientConfig::new();
     config.set_log_level(RDKafkaLogLevel::Error);
+    config.set("group.id", group);
     for (name, value) in settings {
         config.set(name, value);
     }

@@ -14,9 +14,16 @@ use super::clients::Client;
 use super::error::classify;
 use super::{Connection, LagError, Reading, committed, members};
 
+/// A reading that did not come about.
+pub(super) struct Failure {
+    pub(super) error: LagError,
+    /// True if the client may hold on to a coordinator that is none any more; another client asks anew.
+    pub(super) renew: bool,
+}
+
 /// Reads partitions, committed offsets and log ends, in this order: a commit that comes between makes the lag look larger,
 /// never negative. Each of them is one request for all partitions (per broker).
-pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) -> Result<Reading, LagError> {
+pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) -> Result<Reading, Failure> {
     read_offsets(client, connection, timeout)
         .map(|(count, partitions)| {
             let (group, group_members) = read_group(client, connection, timeout);
@@ -26,7 +33,8 @@ pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) 
         .map_err(|error| {
             client.context().remember(&connection.topic, None);
             listen(client);
-            classify(&error, &client.context().take(), connection)
+            let renew = matches!(error, KafkaError::OffsetFetch(_));
+            Failure { error: classify(&error, &client.context().take(), connection), renew }
         })
 }
 
@@ -154,7 +162,7 @@ mod tests {
 
     use rdkafka::config::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, CommitMode};
-    use rdkafka::mocking::MockCluster;
+    use rdkafka::mocking::{MockCluster, MockCoordinator};
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
     use super::super::Clients;
@@ -210,6 +218,45 @@ mod tests {
                 (2, CommittedOffset::Never, Some(0), Some(0)),
             ]
         );
+    }
+
+    /// One client serves all pipelines of a cluster, many of them at the same time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_groups_are_read_at_the_same_time() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("clicks", 4, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        produce(&brokers, "clicks", 0, 3);
+        let clients = Clients::new(TIMEOUT);
+        for round in 0..5 {
+            let readings = (0..64).map(|number| {
+                let clients = clients.clone();
+                let connection =
+                    Connection { group: format!("group-{number}"), ..connection(&brokers, "clicks") };
+                tokio::spawn(async move { clients.read(&connection).await })
+            });
+            for reading in futures::future::join_all(readings).await {
+                let reading = reading.unwrap().unwrap();
+                assert_eq!(reading.partitions.len(), 4, "round {round}");
+                assert!(reading.partitions.iter().all(|seen| seen.committed == CommittedOffset::Never));
+            }
+        }
+    }
+
+    /// The coordinator of a group moves whenever a broker restarts. (A client without a group of its own crashes here.)
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_whose_coordinator_has_moved_is_found_again() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("clicks", 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let clients = Clients::new(TIMEOUT);
+        cluster.coordinator(MockCoordinator::Group("shop".to_owned()), 1).unwrap();
+        clients.read(&connection(&brokers, "clicks")).await.unwrap();
+        for broker in [2, 1, 2] {
+            cluster.coordinator(MockCoordinator::Group("shop".to_owned()), broker).unwrap();
+            let reading = clients.read(&connection(&brokers, "clicks")).await.unwrap();
+            assert_eq!(reading.partition_count, 1);
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
