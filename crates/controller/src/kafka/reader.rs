@@ -162,8 +162,9 @@ mod tests {
 
     use rdkafka::config::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, CommitMode};
-    use rdkafka::mocking::{MockCluster, MockCoordinator};
+    use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::super::Clients;
     use super::*;
@@ -246,17 +247,17 @@ mod tests {
     /// The coordinator of a group moves whenever a broker restarts. (A client without a group of its own crashes here.)
     #[tokio::test(flavor = "multi_thread")]
     async fn a_group_whose_coordinator_has_moved_is_found_again() {
-        let cluster = MockCluster::new(2).unwrap();
+        let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("clicks", 1, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
         let clients = Clients::new(TIMEOUT);
-        cluster.coordinator(MockCoordinator::Group("shop".to_owned()), 1).unwrap();
-        clients.read(&connection(&brokers, "clicks")).await.unwrap();
-        for broker in [2, 1, 2] {
-            cluster.coordinator(MockCoordinator::Group("shop".to_owned()), broker).unwrap();
-            let reading = clients.read(&connection(&brokers, "clicks")).await.unwrap();
-            assert_eq!(reading.partition_count, 1);
-        }
+        let moved = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+        cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[moved]);
+        assert_eq!(clients.read(&connection(&brokers, "clicks")).await.unwrap().partition_count, 1);
+
+        cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[moved, moved]);
+        let error = clients.read(&connection(&brokers, "clicks")).await.unwrap_err();
+        assert_eq!(error.reason(), "LagReadFailed", "{error}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
