@@ -75,7 +75,7 @@ fn descriptions_that_promise_a_default_have_one_in_the_schema() {
         let promised =
             schema.description.as_ref().is_some_and(|description| description.contains("Default: "));
         if promised != schema.default.is_some()
-            && !schema.properties.as_ref().is_some_and(|p| !p.is_empty())
+            && schema.properties.as_ref().is_none_or(|p| p.is_empty())
             && schema.type_.as_deref() != Some("array")
             && schema.additional_properties.is_none()
         {
