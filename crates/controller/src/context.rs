@@ -75,6 +75,8 @@ pub(crate) struct Memory {
     pub(crate) decision: Option<autoscaler::Decision>,
     /// The last sample of each consumer's counters, by pod.
     pub(crate) samples: HashMap<String, Sample>,
+    /// The generation whose rules were checked, and what is wrong with it.
+    pub(crate) rules: Option<(i64, Option<String>)>,
     /// What was applied, by kind and name.
     pub(crate) applied: HashMap<(String, String), Applied>,
     /// PodMonitor and PrometheusRule: what was applied, and when.

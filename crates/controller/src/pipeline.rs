@@ -101,7 +101,7 @@ async fn bring_about(
     // Reads referenced Secrets.
     let references = dereference::run(pipeline, &context.secrets).await?;
     // Pure.
-    let valid = match validated(pipeline, &references, context) {
+    let valid = match validated(pipeline, &references, context, memory) {
         Ok(valid) => valid,
         Err(refusal) => return refuse(pipeline, &refusal, context, memory, report).await,
     };
@@ -133,7 +133,15 @@ fn validated(
     pipeline: &AnalyticsPipeline,
     references: &dereference::References,
     context: &Context,
+    memory: &mut Memory,
 ) -> Result<ValidatedPipeline, Refusal> {
+    let generation = pipeline.metadata.generation.unwrap_or_default();
+    let checked = memory.rules.take().filter(|(checked, _)| *checked == generation);
+    let (_, broken) =
+        memory.rules.insert(checked.unwrap_or_else(|| (generation, validate::broken_rules(pipeline))));
+    if let Some(broken) = broken {
+        return Err(Refusal::invalid(broken.clone()));
+    }
     let all = context.all_pipelines();
     let others: Vec<_> = all.iter().filter_map(|other| other.0.as_ref().ok()).collect();
     validate::run(pipeline, references, &others, context.settings.consumer_image.as_deref())
