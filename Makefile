@@ -14,7 +14,9 @@ cargo_test := cargo test --release --workspace
 # Tests that start servers live in tests/tests: those named e2e… need a cluster, the others Kafka and PostgreSQL.
 unit_tests := $(basename $(notdir $(wildcard crates/*/tests/*.rs)))
 server_tests := $(basename $(notdir $(wildcard tests/tests/*.rs))) $(patsubst tests/tests/%/main.rs,%,$(wildcard tests/tests/*/main.rs))
-e2e_tests := $(filter e2e%,$(server_tests))
+# What many pipelines cost is a measurement, not a test: see bench-controller.
+e2e_tests := $(filter-out e2e_scale,$(filter e2e%,$(server_tests)))
+
 integration_tests := $(filter-out e2e%,$(server_tests))
 
 .PHONY: help
@@ -88,6 +90,10 @@ test-integration: build ## Consumer and controller against a real Kafka and Post
 .PHONY: test-e2e
 test-e2e: build ## The operator on a real Kubernetes (needs root)
 	$(cargo_test) $(or $(addprefix --test ,$(e2e_tests)),$(error there are no end-to-end tests in tests/tests))
+
+.PHONY: bench-controller
+bench-controller: build ## What many idle pipelines cost the controller (PIPELINES=1000)
+	$(cargo_test) --test e2e_scale -- --nocapture
 
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
