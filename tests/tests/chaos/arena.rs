@@ -74,8 +74,16 @@ impl Arena {
         Load::start(self.kafka.client_config(), TOPIC, seed, rate, Arc::clone(&self.partitions))
     }
 
-    /// A session that may do everything, also while the server's default is read-only.
+    /// A session that may do everything, as soon as the server has one to give.
     pub(crate) async fn session(&self) -> Result<PgConnection> {
+        wait::until("PostgreSQL gives a session", Duration::from_secs(30), || async {
+            Ok(Some(self.session_now().await?))
+        })
+        .await
+    }
+
+    /// A session that may do everything, also while the server's default is read-only; or PostgreSQL's refusal.
+    pub(crate) async fn session_now(&self) -> Result<PgConnection> {
         let options: PgConnectOptions = self.postgres.url().parse()?;
         let options = options.options([("default_transaction_read_only", "off")]).application_name("chaos");
         Ok(options.connect().await?)
@@ -131,7 +139,13 @@ impl Arena {
 
     pub(crate) async fn add_partition(&mut self) -> Result<i32> {
         let total = self.partitions.load(Ordering::Relaxed) + 1;
-        self.kafka.add_partitions(TOPIC, total).await?;
+        wait::until("the topic has one more partition", Duration::from_secs(30), || async {
+            // A broker that has just come back may refuse, or do it and not say so.
+            let added = self.kafka.add_partitions(TOPIC, total).await;
+            let partitions = self.kafka.end_offsets(TOPIC).await?.len();
+            Ok((added.is_ok() || i32::try_from(partitions)? == total).then_some(()))
+        })
+        .await?;
         self.partitions.store(total, Ordering::Relaxed);
         Ok(total)
     }
@@ -150,14 +164,22 @@ impl Arena {
     /// Waits until what is in the log now is dealt with; returns the seconds it took.
     pub(crate) async fn recovered(&mut self) -> Result<f64> {
         let began = Instant::now();
-        let ends = self.kafka.end_offsets(TOPIC).await?;
+        let ends = self.log_ends().await?;
         self.reached(&ends).await?;
         Ok(began.elapsed().as_secs_f64())
     }
 
+    async fn log_ends(&self) -> Result<BTreeMap<i32, i64>> {
+        // A broker that has just come back may not lead its partitions yet.
+        wait::until("Kafka says where the logs end", Duration::from_secs(30), || async {
+            Ok(Some(self.kafka.end_offsets(TOPIC).await?))
+        })
+        .await
+    }
+
     async fn reached(&mut self, ends: &BTreeMap<i32, i64>) -> Result<()> {
         let waited = wait::until_true("what is in the log is dealt with", RECOVERY, || async {
-            let mut session = self.session().await?;
+            let mut session = self.session_now().await?;
             let stored: Vec<(i32, i64)> =
                 sqlx::query_as("SELECT partition, next_offset FROM pipeline_offsets")
                     .fetch_all(&mut session)
@@ -181,7 +203,7 @@ impl Arena {
 
     /// With no load and no fault: everything is stored, Kafka knows it, and the table is what the log says.
     pub(crate) async fn judge(&mut self, truth: &mut Truth) -> Result<String> {
-        let ends = self.kafka.end_offsets(TOPIC).await?;
+        let ends = self.log_ends().await?;
         self.reached(&ends).await?;
         let group = format!("{TOPIC}-group");
         wait::until_true("Kafka knows every offset", Duration::from_secs(30), || async {

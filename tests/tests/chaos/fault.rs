@@ -261,7 +261,7 @@ async fn set_read_only(arena: &Arena, on: bool) -> Result<()> {
 async fn hoard_connections(arena: &Arena) -> Result<Vec<PgConnection>> {
     let mut held = vec![arena.session().await?];
     for _ in 0..200 {
-        match arena.session().await {
+        match arena.session_now().await {
             Ok(session) => held.push(session),
             Err(_) => break,
         }
@@ -269,7 +269,7 @@ async fn hoard_connections(arena: &Arena) -> Result<Vec<PgConnection>> {
     cut_sessions(&mut held[0]).await?;
     // What the consumers have just lost is taken before most of them are back.
     for _ in 0..20 {
-        if let Ok(session) = arena.session().await {
+        if let Ok(session) = arena.session_now().await {
             held.push(session);
         }
     }
