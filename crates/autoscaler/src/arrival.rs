@@ -4,8 +4,11 @@
 //! load has changed: one dump of any size is one sample and changes nothing (it is backlog, not rate), while a
 //! true step is two samples old when it is believed. Downwards all three must agree, for a pause between two
 //! bursts is no end of the load. Between changes the samples are averaged exponentially, each one bounded by
-//! four times the rate, so that bursts that recur are counted and a dump is not. A change is significant when it leaves both a band around the rate and what chance does to counted events (four
-//! standard deviations of a Poisson count).
+//! four times the rate, so that bursts that recur are counted and a dump is not. A change is significant when it
+//! leaves both a band around the rate and what chance does to counted events (four standard deviations of a Poisson
+//! count), or when the topic as a whole changes so.
+
+use std::collections::BTreeMap;
 
 use crate::offsets::Reading;
 use crate::state::PartitionMemory;
@@ -18,20 +21,23 @@ pub(crate) const CALM_SECONDS: f64 = 120.0;
 const LEAST_SPAN_SECONDS: f64 = 0.9;
 /// A change beyond this share of the rate may be a step.
 const STEP_SHARE: f64 = 0.3;
-/// A change beyond so many standard deviations of a count is not chance.
+/// A change beyond so many standard deviations of a count is not chance, …
 const STEP_DEVIATIONS: f64 = 4.0;
+/// … or beyond so many, if the whole topic changes.
+const STEP_DEVIATIONS_TOGETHER: f64 = 0.5;
 /// A single sample counts as at most so many times the rate.
 const BURST_FACTOR: f64 = 4.0;
 /// So few events in one reading are never a dump.
 const FEW_EVENTS: f64 = 10.0;
 
 /// Takes a reading into the partition's memory. `attended` tells that consumers had the partition since the
-/// last reading, so that a position that stands still says something about them.
+/// last reading, so that a position that stands still says something about them; `trend` what the topic as a whole does.
 pub(crate) fn learn(
     memory: Option<&PartitionMemory>,
     reading: &Reading,
     now: f64,
     attended: bool,
+    trend: Trend,
 ) -> PartitionMemory {
     let Some(before) = memory else {
         return first(reading, now);
@@ -42,7 +48,8 @@ pub(crate) fn learn(
     }
     let mut after = before.clone();
     let sample = (reading.end - before.end).max(0) as f64 / span;
-    after.rate = Some(rate(before, sample, span) as f32);
+    let deviations = if trend == Trend::Stepped { STEP_DEVIATIONS_TOGETHER } else { STEP_DEVIATIONS };
+    after.rate = Some(rate(before, sample, span, deviations) as f32);
     let calm = before.calm.map_or(sample, f64::from);
     after.calm = Some((calm + (1.0 - (-span / CALM_SECONDS).exp()) * (sample - calm)) as f32);
     after.samples.push(sample as f32);
@@ -74,26 +81,71 @@ fn first(reading: &Reading, now: f64) -> PartitionMemory {
     }
 }
 
-fn rate(before: &PartitionMemory, sample: f64, span: f64) -> f64 {
+fn rate(before: &PartitionMemory, sample: f64, span: f64, deviations: f64) -> f64 {
     let Some(rate) = before.rate.map(f64::from) else {
         return sample;
     };
-    let (middle, largest) = (middle(&before.samples, sample), largest(&before.samples, sample));
-    if middle > rate && is_step(rate, middle, span) {
-        // The first of the two readings caught only a part of the step; the second is the better measure.
-        return sample.clamp(middle, BURST_FACTOR * middle);
+    if let Some(step) = step(rate, &before.samples, sample, span, deviations) {
+        return step;
     }
-    if largest < rate && is_step(rate, largest, span) {
-        return largest;
-    }
+    let middle = middle(&before.samples, sample);
     let bounded = sample.min(middle.max(BURST_FACTOR * rate).max(FEW_EVENTS / span));
     rate + (1.0 - (-span / SMOOTHING_SECONDS).exp()) * (bounded - rate)
 }
 
-fn is_step(rate: f64, candidate: f64, span: f64) -> bool {
-    let larger = rate.max(candidate);
-    let change = (candidate - rate).abs();
-    change > STEP_SHARE * larger && change > STEP_DEVIATIONS * (larger / span).sqrt()
+/// The new rate, if the samples say that it has changed for good.
+fn step(rate: f64, samples: &[f32], sample: f64, span: f64, deviations: f64) -> Option<f64> {
+    let significant = |candidate: f64| {
+        let larger = rate.max(candidate);
+        let change = (candidate - rate).abs();
+        change > STEP_SHARE * larger && change > deviations * (larger / span).sqrt()
+    };
+    let (middle, largest) = (middle(samples, sample), largest(samples, sample));
+    if middle > rate && significant(middle) {
+        // The first of the two readings caught only a part of the step; the second is the better measure.
+        return Some(sample.clamp(middle, BURST_FACTOR * middle));
+    }
+    (largest < rate && significant(largest)).then_some(largest)
+}
+
+/// What the topic as a whole does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Trend {
+    /// Nothing new.
+    #[default]
+    Steady,
+    /// The last reading shows far more than before: a dump or a step, the next one will tell.
+    Undecided,
+    /// The arrivals have changed. What chance hides in each partition shows in the sum.
+    Stepped,
+}
+
+/// What the topic as a whole does, from what was remembered and what is read now.
+pub(crate) fn trend(memories: &BTreeMap<i32, PartitionMemory>, readings: &[Reading], now: f64) -> Trend {
+    let (mut rate, mut older, mut newer, mut sample) = (0.0, 0.0, 0.0, 0.0);
+    let mut least = f64::INFINITY;
+    for reading in readings {
+        let before =
+            memories.get(&reading.partition).filter(|memory| now - memory.time >= LEAST_SPAN_SECONDS);
+        let Some((before, known)) = before.and_then(|before| Some((before, before.rate?))) else {
+            continue;
+        };
+        let [one, two] = before.samples.as_slice() else {
+            continue;
+        };
+        let span = now - before.time;
+        (rate, older, newer) = (rate + f64::from(known), older + f64::from(*one), newer + f64::from(*two));
+        sample += (reading.end - before.end).max(0) as f64 / span;
+        least = least.min(span);
+    }
+    if !least.is_finite() {
+        return Trend::Steady;
+    }
+    if step(rate, &[older as f32, newer as f32], sample, least, STEP_DEVIATIONS).is_some() {
+        return Trend::Stepped;
+    }
+    let alone = |sample: f64| step(rate, &[], sample, least, STEP_DEVIATIONS).is_some_and(|step| step > rate);
+    if alone(sample) && !alone(newer) { Trend::Undecided } else { Trend::Steady }
 }
 
 fn largest(samples: &[f32], sample: f64) -> f64 {
@@ -119,11 +171,11 @@ mod tests {
     /// Feeds arrivals per 5 seconds and gives the rate after each.
     fn rates(arrivals: &[i64]) -> Vec<f64> {
         let mut reading = Reading { partition: 0, end: 0, position: 0, pinned: true, lag_seconds: None };
-        let mut memory = learn(None, &reading, 0.0, true);
+        let mut memory = learn(None, &reading, 0.0, true, Trend::Steady);
         let mut seen = Vec::new();
         for (index, count) in arrivals.iter().enumerate() {
             reading.end += count;
-            memory = learn(Some(&memory), &reading, 5.0 * (index + 1) as f64, true);
+            memory = learn(Some(&memory), &reading, 5.0 * (index + 1) as f64, true, Trend::Steady);
             seen.push(memory.rate.map_or(0.0, f64::from));
         }
         seen

@@ -18,8 +18,10 @@
 use crate::ConsumerObservation;
 use crate::state::CapacityMemory;
 
-/// Below this busy ratio a replica says nothing about its capacity.
-const LEAST_BUSY: f64 = 0.25;
+/// Below this busy ratio a replica says next to nothing about its capacity …
+const FAIRLY_BUSY: f64 = 0.25;
+/// … which is taken for want of anything better, down to this one.
+const LEAST_BUSY: f64 = 0.02;
 /// A sample counts if its quality is at least this share of the known one.
 const WORSE_BY: f64 = 0.8;
 /// Time constant with which the quality of what is known fades, in seconds.
@@ -132,7 +134,8 @@ fn follow_quotient(
     let falls = before.rate.is_some_and(|rate| capacity < f64::from(rate));
     // Within chance a sample counts both ways, or the highest ever seen would stay.
     let slightly = before.rate.is_some_and(|rate| capacity >= f64::from(rate) * (1.0 - CHANCE_SHARE));
-    let too_weak = quality < WORSE_BY * f64::from(memory.quality);
+    let known = f64::from(memory.quality);
+    let too_weak = quality < WORSE_BY * known || quality < FAIRLY_BUSY && known >= FAIRLY_BUSY;
     let may_count = if falls { may_fall && (sample.saturated || slightly && !too_weak) } else { !too_weak };
     if !may_count {
         return;

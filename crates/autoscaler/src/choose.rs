@@ -62,6 +62,7 @@ pub(crate) fn choose(view: &View<'_>) -> Choice {
         .or_else(|| not_measured(view))
         .or_else(|| stalled(view))
         .or_else(|| sink_saturated(view))
+        .or_else(|| undecided(view))
         .or_else(|| growth(view))
         .or_else(|| surplus(view))
         .unwrap_or_else(|| steady(view))
@@ -92,7 +93,7 @@ impl View<'_> {
     /// The least number that would do at this moment, at most the present one.
     fn needed(&self) -> u32 {
         let spec = self.spec();
-        if self.state.idle_since.is_some() {
+        if self.state.idle_since.is_some_and(|since| self.now() - since >= self.policy.idle_seconds) {
             return 0;
         }
         let enough = |level: &&u32| self.plant.is_some_and(|plant| plant.suffices(**level));
@@ -147,7 +148,7 @@ fn may_measure_once_more(view: &View<'_>) -> bool {
     };
     let span = view.now() - last;
     let first = view.before.idle_since.is_some() && view.state.idle_since.is_none();
-    first && span <= 6.0 && view.demand.lag as f64 / span > 0.2 * plant.capacity
+    first && span <= 6.0 && view.demand.lag as f64 / span.max(1.0) > 0.2 * plant.capacity
 }
 
 /// Pods, rollout or group move: wait. The exception is an emergency that is not the doing of the last change
@@ -234,6 +235,12 @@ fn sink_saturated(view: &View<'_>) -> Option<Choice> {
     }
     let desired = if too_soon { spec } else { enough };
     Some(Choice::new(desired, needed, Limit::Sink, Reason::SinkSaturated))
+}
+
+/// A dump calls for another number than a step; with the next reading one jump does.
+fn undecided(view: &View<'_>) -> Option<Choice> {
+    let calls = view.demand.undecided && grown(view).is_some();
+    calls.then(|| view.hold(Limit::Unknown, Reason::Learning))
 }
 
 /// The number to grow to, if growing makes a violation shorter.

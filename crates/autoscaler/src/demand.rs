@@ -33,6 +33,8 @@ pub(crate) struct Demand {
     pub(crate) lagging: usize,
     /// Partitions that one replica cannot handle, by far faster than the others.
     pub(crate) hot: Vec<i32>,
+    /// True if far more has arrived than before, and only the next reading can tell whether that goes on.
+    pub(crate) undecided: bool,
     /// Lag beyond what is known never to be consumed.
     pub(crate) lag: u64,
 }

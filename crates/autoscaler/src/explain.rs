@@ -123,7 +123,13 @@ fn because(decision: &Decision, observation: &Observation, policy: &Policy) -> S
             observation.replicas.ready, observation.replicas.spec
         ),
         Reason::LagUnknown => "the lag could not be read, and unknown is not zero".to_owned(),
-        Reason::Learning => format!("what one replica can do is being measured ({})", lag(estimates)),
+        Reason::Learning if estimates.capacity_per_replica.is_none() => {
+            format!("what one replica can do is being measured ({})", lag(estimates))
+        }
+        Reason::Learning => format!(
+            "far more has just arrived; the next reading tells whether that goes on ({})",
+            lag(estimates)
+        ),
         Reason::Stalled => format!("commits stand still although consumers are alive ({})", lag(estimates)),
         Reason::SinkSaturated => "more replicas do not store more".to_owned(),
         Reason::AtLimit => format!("the load calls for more ({}; {})", lag(estimates), rates(estimates)),

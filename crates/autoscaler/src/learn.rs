@@ -1,5 +1,6 @@
 //! From one observation into memory.
 
+use crate::arrival::Trend;
 use crate::capacity::{self, Sample};
 use crate::demand::{self, Demand};
 use crate::offsets::{self, Reading, Readings};
@@ -13,6 +14,8 @@ const MOST_CONTROL_RECORDS: u64 = 3;
 const CONTROL_RECORD_SECONDS: f64 = 30.0;
 /// Consumers that are less busy than this have nothing to do.
 const IDLE_BUSY: f64 = 0.1;
+/// Another reading is awaited only if it comes within this share of the objective.
+const UNDECIDED_SHARE: f64 = 0.2;
 /// Time constant with which past waits fade.
 const ROUGHNESS_SECONDS: f64 = 900.0;
 /// A wait of no more than this share of the objective is none.
@@ -38,7 +41,8 @@ pub(crate) fn learn(
     state.partition_count = readings.count.or(before.partition_count);
     state.scaling = gate::learn(&before.scaling, observation, policy);
     let attended = attended(&state, before.time, observation);
-    learn_partitions(&mut state, before, observation, readings, attended);
+    let trend = arrival::trend(&before.partitions, &readings.known, now);
+    learn_partitions(&mut state, before, observation, readings, attended, trend);
     learn_capacity(&mut state, before, observation, readings, span, attended);
     if !readings.complete() {
         state.unknown_since.get_or_insert(now);
@@ -48,7 +52,8 @@ pub(crate) fn learn(
     state.idle_since = is_idle(&state, before, readings).then(|| state.idle_since.unwrap_or(now));
     let certain = !sink::in_doubt(&state.sink) && state.sink.doubt.is_none() && state.capacity.quality >= 0.5;
     demand::note_hot(&mut state, now, certain);
-    let demand = demand::demand(&state, readings, now);
+    let mut demand = demand::demand(&state, readings, now);
+    demand.undecided = trend == Trend::Undecided && span <= UNDECIDED_SHARE * policy.target_lag_seconds;
     let owned: Vec<&Vec<i32>> =
         observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
     if attended && owned.len() == observation.replicas.spec as usize {
@@ -90,6 +95,7 @@ fn learn_partitions(
     observation: &Observation,
     readings: &Readings,
     attended: bool,
+    trend: Trend,
 ) {
     let now = observation.time;
     if let Some(count) = readings.count {
@@ -104,7 +110,8 @@ fn learn_partitions(
         }
     }
     for reading in &readings.known {
-        let memory = arrival::learn(before.partitions.get(&reading.partition), reading, now, attended);
+        let known = before.partitions.get(&reading.partition);
+        let memory = arrival::learn(known, reading, now, attended, trend);
         state.partitions.insert(reading.partition, memory);
     }
 }

@@ -23,6 +23,7 @@ mod observation;
 mod offsets;
 mod plan;
 mod policy;
+mod record;
 mod shadow;
 mod shape;
 mod sink;
@@ -35,4 +36,5 @@ pub use observation::{
     CommittedOffset, ConsumerObservation, GroupState, Observation, PartitionObservation, ReplicaObservation,
 };
 pub use policy::{OnUnknown, Policy, StartFrom};
+pub use record::{RecordError, Recorder, Replayed, replay};
 pub use state::State;

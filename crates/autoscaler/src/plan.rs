@@ -26,6 +26,8 @@ const AHEAD_SECONDS: f64 = 600.0;
 const NEGLIGIBLE_SECONDS: f64 = 2.0;
 /// After growing, a backlog inside the objective may take so many times the objective to go.
 const DRAIN_TARGETS: f64 = 4.0;
+/// … or so many times as long as with any number.
+const DRAIN_FACTOR: f64 = 1.25;
 /// How far the consequences are followed, in seconds.
 const FAR_SECONDS: f64 = 7200.0;
 
@@ -158,7 +160,14 @@ impl Plant {
     /// True if the objective is violated, or will be before a later decision could still prevent it.
     pub(crate) fn is_urgent(&self) -> bool {
         let horizon = 2.0 * (self.delay + self.pause) + 4.0 * self.interval;
-        self.violation_if_kept(horizon) > 0.5
+        if self.violation_if_kept(horizon) > 0.5 {
+            return true;
+        }
+        // A load that outruns its replica will need a growth; its rebalance must find room below the objective.
+        let outrun = |load: &&Load| load.rate > self.capacity;
+        let paused = |load: &Load| advance(*load, 0.0, self.pause);
+        let lost = |load: Load| violation(load, self.capacity, self.aim(), horizon) > 0.5;
+        self.replicas > 0 && self.present().iter().filter(outrun).map(paused).any(lost)
     }
 
     /// True if arrivals alone, without what gathers while things move, outrun the replicas and the objective
@@ -202,20 +211,20 @@ impl Plant {
         let ahead =
             |load: &Load| if self.rising { load.rate + AHEAD_SECONDS * load.trend() } else { load.rate };
         let keeps_up = |load: &Load| load.rate <= share * self.capacity && ahead(load) <= self.capacity;
-        let sound = |load: &Load| {
-            keeps_up(load)
-                && drain_seconds(*load, self.capacity, 0.0) <= (DRAIN_TARGETS * self.target).max(120.0)
-        };
+        let drain = |load: &Load| drain_seconds(*load, self.capacity, 0.0);
+        let shortest = good().map(|(_, load, _)| drain(load)).fold(f64::INFINITY, f64::min);
+        let soon = (DRAIN_TARGETS * self.target).max(120.0).max(DRAIN_FACTOR * shortest);
         good()
-            .find(|(_, load, _)| sound(load))
+            .find(|(_, load, _)| keeps_up(load) && drain(load) <= soon)
             .or_else(|| good().find(|(_, load, _)| keeps_up(load)))
             .or_else(|| good().next_back())
             .map(|(replicas, _, _)| (*replicas, best))
     }
 
-    /// True if arrivals alone are more than so many replicas can handle.
+    /// True if arrivals alone, at present and on average, are more than so many replicas can handle.
     pub(crate) fn overloads(&self, replicas: u32) -> bool {
-        self.shape.worst(&self.loads, replicas).rate > UTILIZATION_SHRUNK * self.capacity
+        let worst = self.shape.worst(&self.loads, replicas);
+        worst.rate.min(worst.calm) > UTILIZATION_SHRUNK * self.capacity
     }
 
     /// True if so many replicas, all at work and the rebalance behind them, meet the objective from now on.

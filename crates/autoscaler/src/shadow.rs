@@ -20,8 +20,10 @@ use crate::state::ShadowMemory;
 const LONGEST_GAP_SECONDS: f64 = 120.0;
 /// For so long it is remembered that bursts end by themselves.
 const OUTLASTED_SECONDS: f64 = 1800.0;
-/// A burst has left work waiting for at least this share of the objective.
+/// A burst leaves work waiting for at least this share of the objective …
 const BURST_SHARE: f64 = 0.2;
+/// … within this share of it; what gathers more slowly is the load itself.
+const SUDDEN_SHARE: f64 = 0.5;
 
 /// Runs the arrivals of the last `span` seconds through the queues. `arrived` is their number; how they are shared
 /// out follows from `loads`, whose rates are smooth (the busiest of many partitions in one reading is chance).
@@ -49,10 +51,15 @@ pub(crate) fn learn(
         shadow.waiting = waiting as f32;
         if waiting > TOLERATED_SHARE * target || span > LONGEST_GAP_SECONDS {
             shadow = ShadowMemory { failed: now, ..ShadowMemory::default() };
-        } else if waiting > BURST_SHARE * target {
-            shadow.burst_since.get_or_insert(now);
-        } else if waiting <= 0.0 && shadow.burst_since.take().is_some() {
-            shadow.outlasted = Some(now);
+        } else if waiting > 0.0 {
+            let since = *shadow.waiting_since.get_or_insert(now - span);
+            let sudden = now - since <= SUDDEN_SHARE * target;
+            shadow.burst |= sudden && waiting > BURST_SHARE * target;
+        } else {
+            shadow.waiting_since = None;
+            if std::mem::take(&mut shadow.burst) {
+                shadow.outlasted = Some(now);
+            }
         }
         state.shadows.insert(level, shadow);
     }

@@ -77,6 +77,10 @@ pub(crate) struct PartitionMemory {
     pub(crate) residue: u64,
 }
 
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -175,9 +179,12 @@ pub(crate) struct ShadowMemory {
     /// When it was last seen not to suffice, or began to be watched.
     #[serde(rename = "f")]
     pub(crate) failed: f64,
-    /// Since when more has arrived than it handles.
-    #[serde(rename = "b", skip_serializing_if = "Option::is_none")]
-    pub(crate) burst_since: Option<f64>,
+    /// Since when work has been waiting.
+    #[serde(rename = "s", skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_since: Option<f64>,
+    /// True if it came as a burst.
+    #[serde(rename = "b", skip_serializing_if = "is_false")]
+    pub(crate) burst: bool,
     /// When such a burst last ended without its having failed.
     #[serde(rename = "o", skip_serializing_if = "Option::is_none")]
     pub(crate) outlasted: Option<f64>,

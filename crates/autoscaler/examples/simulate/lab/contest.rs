@@ -85,7 +85,9 @@ fn unlucky(trace: &Trace, protocol: Protocol, replicas: u32) -> Outcome {
         run(&trace, protocol, &mut Fixed(replicas), replicas)
     };
     let worse = |one: &Outcome, other: &Outcome| one.violation.total_cmp(&other.violation);
-    [0, 0xA5A5, 0x1234_5678].into_iter().map(world).max_by(worse).unwrap_or_default()
+    // Where all partitions are alike, it makes no difference who gets which.
+    let seeds = if trace.is_even() { &[0][..] } else { &[0, 0xA5A5, 0x1234_5678] };
+    seeds.iter().copied().map(world).max_by(worse).unwrap_or_default()
 }
 
 /// The goals of one trace and protocol.

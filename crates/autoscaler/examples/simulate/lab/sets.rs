@@ -37,10 +37,14 @@ fn even(name: &str, noise: f64, load: impl Fn(usize) -> f64) -> Trace {
 }
 
 fn flat() -> Vec<Trace> {
-    [0.5, 0.9, 1.7, 2.8, 3.6, 4.7, 5.6, 7.4, 10.9, 19.0]
-        .into_iter()
-        .map(|load| even(&format!("flat {load}"), 0.05, move |_| load))
-        .collect()
+    let loads = [0.5, 0.9, 1.7, 2.8, 3.6, 4.7, 5.6, 7.4, 10.9, 19.0].into_iter();
+    let mut all: Vec<Trace> = loads.map(|load| even(&format!("flat {load}"), 0.05, move |_| load)).collect();
+    for (load, initial) in [(0.7, 2), (3.6, 8), (7.4, 24)] {
+        let mut surplus = even(&format!("surplus {load} of {initial}"), 0.05, move |_| load);
+        surplus.initial = initial;
+        all.push(surplus);
+    }
+    all
 }
 
 fn shapes() -> Vec<Trace> {

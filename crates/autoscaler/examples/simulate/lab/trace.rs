@@ -133,12 +133,12 @@ impl Trace {
         .starting_at(load(0))
     }
 
-    /// Begins with the replicas that suit so many replicas' worth of load at 90 %.
+    /// Begins with the least replicas that suit so many replicas' worth of load: where a good scaler left off.
     fn starting_at(mut self, load: f64) -> Self {
         let partitions = self.arrivals.len() as u32;
-        let asked = ((load / 0.9).ceil() as u32).clamp(1, partitions);
-        // The least number of which the most loaded has as few partitions.
-        self.initial = partitions.div_ceil(partitions / asked);
+        let asked = ((load / 0.96).ceil() as u32).clamp(1, partitions);
+        let worth_having = |replicas: &u32| partitions.div_ceil(partitions.div_ceil(*replicas)) == *replicas;
+        self.initial = (asked..=partitions).find(worth_having).unwrap_or(partitions);
         self
     }
 
@@ -156,6 +156,14 @@ impl Trace {
         self.arrivals.iter_mut().flatten().for_each(|events| *events *= factor);
         self.sink.iter_mut().for_each(|(_, limit)| *limit *= factor);
         self
+    }
+
+    /// True if all partitions get about the same.
+    pub fn is_even(&self) -> bool {
+        let totals: Vec<f64> = self.arrivals.iter().map(|events| events.iter().sum()).collect();
+        let (least, most) =
+            totals.iter().fold((f64::INFINITY, 0.0_f64), |(l, m), total| (l.min(*total), m.max(*total)));
+        most <= 1.2 * least
     }
 
     /// Length in seconds.

@@ -1,0 +1,287 @@
+//! The rules, case by case, on a small pipeline that is driven by hand.
+
+mod scene;
+
+use autoscaler::{Condition, GroupState, Limit, OnUnknown, Policy, Reason, StartFrom};
+use scene::{Scene, names, policy};
+
+/// One jump to what the load needs, from wherever it stands, and no second one.
+#[test]
+fn a_step_is_answered_by_one_jump_to_a_number_worth_having() {
+    for (load, least, most) in [(1.9, 3, 3), (2.5, 3, 3), (3.4, 4, 4), (7.0, 8, 12), (10.0, 12, 12)] {
+        let mut scene = Scene::steady(24, 0.8, 1);
+        let changes = scene.drive(load, 300.0, &policy());
+        let grown: Vec<u32> = changes.iter().map(|(_, replicas)| *replicas).collect();
+        assert_eq!(grown.len(), 1, "load {load}: {changes:?}");
+        assert!((least..=most).contains(&grown[0]), "load {load}: {grown:?}");
+    }
+}
+
+#[test]
+fn the_objective_in_seconds_means_the_same_for_any_rate() {
+    let changes = |capacity: f64| {
+        let mut scene = Scene::steady(12, 0.9, 1);
+        scene.capacity = capacity;
+        scene.settle(&policy());
+        scene.drive(4.5, 300.0, &policy())
+    };
+    let seconds =
+        |changes: Vec<(f64, u32)>| changes.iter().map(|(time, to)| (time.round(), *to)).collect::<Vec<_>>();
+    assert_eq!(seconds(changes(100.0)), seconds(changes(10_000.0)));
+}
+
+#[test]
+fn lag_inside_the_objective_is_no_reason_to_act() {
+    let mut scene = Scene::steady(24, 2.2, 3);
+    scene.add_lag(3.0 * 100.0 * 4.0);
+    let decision = scene.look(&policy());
+    assert_eq!((decision.desired, decision.reason), (3, Reason::Steady));
+}
+
+#[test]
+fn a_dump_is_worked_off_and_forgotten() {
+    let mut scene = Scene::steady(24, 2.6, 3);
+    scene.add_lag(250_000.0);
+    let changes = scene.drive(2.6, 1500.0, &policy());
+    let (up, down) = (changes[0].1, changes[changes.len() - 1].1);
+    assert!(up >= 12, "{changes:?}");
+    assert_eq!(down, 3, "{changes:?}");
+    assert!(changes.len() <= 3, "{changes:?}");
+}
+
+/// Fewer only when they would have sufficed for the whole window.
+#[test]
+fn a_surplus_is_given_back_after_the_window_and_not_before() {
+    let mut scene = Scene::steady(24, 2.2, 8);
+    let changes = scene.drive(2.2, 1200.0, &policy());
+    assert_eq!(changes.iter().map(|(_, to)| *to).collect::<Vec<_>>(), vec![3], "{changes:?}");
+    let mut scene = Scene::steady(24, 2.2, 8);
+    assert!(scene.drive(2.2, 150.0, &policy()).is_empty());
+    let waiting = scene.look(&policy());
+    assert_eq!((waiting.reason, waiting.needed), (Reason::Waiting, 3), "{}", waiting.explanation);
+    assert!(waiting.next_eligible.is_some_and(|time| time > scene.time), "{waiting:?}");
+}
+
+/// Whatever the constant load, at most one change after things have settled (hysteresis).
+#[test]
+fn constant_load_does_not_oscillate() {
+    for tenths in (3..=110_u32).step_by(4) {
+        let load = f64::from(tenths) / 10.0;
+        let mut scene = Scene::steady(24, load, 24.min(load.ceil() as u32 + 1));
+        scene.drive(load, 1800.0, &policy());
+        let later = scene.drive(load, 3600.0, &policy());
+        assert!(later.len() <= 1, "load {load}: {later:?}");
+        assert!(f64::from(scene.replicas) < load * 1.15 + 1.0 + f64::from(scene.gap()), "load {load}");
+    }
+}
+
+#[test]
+fn nothing_is_decided_while_pods_or_group_move() {
+    type Disturb = fn(&mut Scene);
+    let cases: [(&str, Disturb); 4] = [
+        ("a pod is not ready", |scene| scene.ready = 2),
+        ("a member is missing", |scene| scene.members = Some(2)),
+        ("the group rebalances", |scene| scene.group = GroupState::Rebalancing),
+        ("a rollout", |scene| scene.rollout = true),
+    ];
+    for (name, disturb) in cases {
+        let mut scene = Scene::steady(24, 2.6, 3);
+        scene.frozen_pods = true;
+        disturb(&mut scene);
+        scene.add_lag(30_000.0);
+        let decision = scene.look(&policy());
+        assert_eq!((decision.desired, decision.limited_by), (3, Limit::Converging), "{name}");
+    }
+}
+
+#[test]
+fn what_never_settles_does_not_stop_growth_for_ever() {
+    let mut scene = Scene::steady(24, 2.6, 3);
+    scene.ready = 2;
+    scene.frozen_pods = true;
+    scene.add_lag(100_000.0);
+    let changes = scene.drive(4.0, 400.0, &policy());
+    assert!(!changes.is_empty() && changes.len() <= 3, "{changes:?}");
+}
+
+#[test]
+fn unknown_is_never_zero_and_never_less() {
+    let mut scene = Scene::steady(24, 0.5, 8);
+    scene.drive(0.5, 280.0, &policy());
+    scene.blind = true;
+    assert!(scene.drive(0.5, 3600.0, &policy()).is_empty());
+    let decision = scene.look(&policy());
+    assert_eq!((decision.reason, names(&decision)), (Reason::LagUnknown, vec!["LagUnknown"]));
+    let floor = Policy { on_unknown: OnUnknown::Floor(12), ..policy() };
+    assert_eq!(scene.drive(0.5, 300.0, &floor).first().map(|(_, to)| *to), Some(12));
+}
+
+#[test]
+fn one_unknown_partition_stops_scale_downs_and_not_growth() {
+    let mut scene = Scene::steady(24, 2.2, 8);
+    scene.missing = Some(5);
+    assert!(scene.drive(2.2, 1800.0, &policy()).is_empty());
+    let changes = scene.drive(11.0, 120.0, &policy());
+    assert!(changes.iter().any(|(_, to)| *to >= 12), "{changes:?}");
+}
+
+#[test]
+fn an_idle_pipeline_sleeps_and_wakes_with_what_is_needed() {
+    let policy = Policy { min_replicas: 0, ..policy() };
+    let mut scene = Scene::steady(24, 4.0, 5);
+    scene.drive(4.0, 300.0, &policy);
+    let asleep = scene.drive(0.0, 900.0, &policy);
+    assert_eq!(asleep.last().map(|(_, to)| *to), Some(0), "{asleep:?}");
+    let awake = scene.drive(5.0, 120.0, &policy);
+    assert!(awake[0].1 >= 6, "one jump from zero: {awake:?}");
+    assert_eq!(awake.len(), 1, "{awake:?}");
+}
+
+#[test]
+fn one_event_wakes_within_one_reading() {
+    let policy = Policy { min_replicas: 0, ..policy() };
+    let mut scene = Scene::steady(24, 0.5, 1);
+    scene.drive(0.0, 900.0, &policy);
+    assert_eq!(scene.replicas, 0);
+    scene.add_lag_on(3, 1.0);
+    let decision = scene.look(&policy);
+    assert_eq!((decision.desired, decision.reason), (1, Reason::Wake));
+}
+
+/// Sleeping where the group has never committed would lose its place.
+#[test]
+fn a_group_that_has_never_committed_does_not_sleep() {
+    let policy = Policy { min_replicas: 0, start_from: StartFrom::Latest, ..policy() };
+    let mut scene = Scene::steady(4, 0.5, 1);
+    scene.never_committed = true;
+    assert!(scene.drive(0.0, 1800.0, &policy).is_empty());
+    scene.never_committed = false;
+    assert_eq!(scene.drive(0.0, 600.0, &policy).last().map(|(_, to)| *to), Some(0));
+}
+
+/// Transactions leave a record that is counted and never delivered (KEDA #5675: never to zero).
+#[test]
+fn control_records_do_not_keep_a_pipeline_awake_nor_wake_it() {
+    let policy = Policy { min_replicas: 0, ..policy() };
+    let mut scene = Scene::steady(4, 0.5, 1);
+    scene.drive(0.0, 60.0, &policy);
+    scene.control_records = 1;
+    let changes = scene.drive(0.0, 1200.0, &policy);
+    assert_eq!(changes.iter().map(|(_, to)| *to).collect::<Vec<_>>(), vec![0], "{changes:?}");
+    assert!(scene.drive(0.0, 600.0, &policy).is_empty());
+}
+
+#[test]
+fn a_stuck_partition_is_told_and_adds_no_replicas() {
+    let mut scene = Scene::steady(24, 2.4, 3);
+    scene.stuck = vec![7];
+    let changes = scene.drive(2.4, 900.0, &policy());
+    assert!(changes.is_empty(), "{changes:?}");
+    let decision = scene.look(&policy());
+    let stalled = decision.conditions.iter().find(|condition| condition.name() == "Stalled");
+    assert!(
+        matches!(stalled, Some(Condition::Stalled { partitions, .. }) if partitions == &[7]),
+        "{decision:?}"
+    );
+}
+
+#[test]
+fn one_slow_event_is_no_stall() {
+    let mut scene = Scene::steady(24, 2.4, 3);
+    scene.stuck = vec![7];
+    scene.drive(2.4, 60.0, &policy());
+    assert_eq!(names(&scene.look(&policy())), Vec::<&str>::new());
+    scene.stuck.clear();
+    assert!(scene.drive(2.4, 300.0, &policy()).is_empty());
+}
+
+#[test]
+fn a_hot_partition_is_told_and_not_chased() {
+    let mut scene = Scene::steady(24, 2.4, 3);
+    scene.weights[11] = 24.0 * 0.6;
+    let changes = scene.drive(3.0, 600.0, &policy());
+    assert!(changes.iter().all(|(_, to)| *to <= 6), "{changes:?}");
+    let decision = scene.look(&policy());
+    let hot = decision.conditions.iter().find(|condition| condition.name() == "HotPartition");
+    assert!(matches!(hot, Some(Condition::HotPartition { partition: 11, .. })), "{decision:?}");
+}
+
+#[test]
+fn a_database_at_its_limit_costs_one_futile_growth_at_most() {
+    let mut scene = Scene::steady(24, 2.6, 4);
+    scene.sink = Some(350.0);
+    let changes = scene.drive(9.0, 1200.0, &policy());
+    let decision = scene.look(&policy());
+    assert!(names(&decision).contains(&"SinkSaturated"), "{changes:?} {decision:?}");
+    assert!(scene.replicas <= 6 && changes.len() <= 4, "{changes:?}");
+}
+
+#[test]
+fn bounds_hold_and_are_named() {
+    let cases = [
+        (Policy { max_replicas: Some(4), ..policy() }, 4, Limit::MaxReplicas, "AtMaximum"),
+        (
+            Policy { max_connections: Some(9), connections_per_replica: 3, ..policy() },
+            3,
+            Limit::Connections,
+            "AtMaximum",
+        ),
+    ];
+    for (policy, most, limit, condition) in cases {
+        let mut scene = Scene::steady(12, 2.4, 3);
+        scene.drive(9.0, 300.0, &policy);
+        let decision = scene.look(&policy);
+        assert_eq!((scene.replicas, decision.limited_by), (most, limit), "{}", decision.explanation);
+        assert!(names(&decision).contains(&condition), "{decision:?}");
+        assert!(decision.needed > most, "{decision:?}");
+    }
+    let mut scene = Scene::steady(4, 2.4, 3);
+    scene.drive(9.0, 300.0, &policy());
+    let decision = scene.look(&policy());
+    assert_eq!((scene.replicas, names(&decision)), (4, vec!["AtPartitionCount"]), "{}", decision.explanation);
+}
+
+#[test]
+fn a_schedule_raises_the_floor_and_lets_go_again() {
+    let scheduled = Policy { schedule_floor: Some(8), ..policy() };
+    let mut scene = Scene::steady(24, 1.6, 2);
+    let decision = scene.look(&scheduled);
+    assert_eq!(
+        (decision.desired, decision.limited_by, decision.reason),
+        (8, Limit::Schedule, Reason::Bounds)
+    );
+    scene.drive(1.6, 900.0, &scheduled);
+    assert_eq!(scene.replicas, 8);
+    scene.drive(1.6, 1800.0, &policy());
+    assert_eq!(scene.replicas, 2);
+}
+
+#[test]
+fn beyond_the_budget_only_the_objective_moves_anything() {
+    let policy = Policy { changes_per_hour: 0, ..policy() };
+    let mut scene = Scene::steady(24, 1.6, 8);
+    assert!(scene.drive(1.6, 1800.0, &policy).is_empty());
+    assert_eq!(scene.look(&policy).limited_by, Limit::Budget);
+    assert!(!scene.drive(12.0, 120.0, &policy).is_empty());
+}
+
+#[test]
+fn a_dry_run_stays_ready_to_act() {
+    let mut scene = Scene::steady(24, 0.8, 1);
+    scene.dry_run = true;
+    scene.drive(6.0, 60.0, &policy());
+    let first = scene.look(&policy()).desired;
+    scene.drive(6.0, 600.0, &policy());
+    assert!(first > 1 && scene.look(&policy()).desired >= first, "nothing is taken for done");
+}
+
+/// Predicted and actual time of a drain, which the controller exports.
+#[test]
+fn a_drain_is_predicted_and_compared() {
+    let mut scene = Scene::steady(24, 2.0, 3);
+    scene.add_lag(60_000.0);
+    scene.drive(2.0, 600.0, &policy());
+    let [outcome] = scene.drains[..] else { panic!("one drain, not {:?}", scene.drains) };
+    let error = (outcome.actual_seconds - outcome.predicted_seconds).abs() / outcome.predicted_seconds;
+    assert!(error < 0.35, "{outcome:?}");
+}
