@@ -4,8 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use futures::StreamExt;
+use anyhow::{Context, Result, bail};
 use rdkafka::Message;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::producer::FutureRecord;
@@ -25,16 +24,26 @@ async fn produce(kafka: &Kafka, topic: &str, keys: std::ops::Range<u32>) -> Resu
     Ok(())
 }
 
+/// The keys of the first `count` records of the topic, sorted.
+///
+/// A broker that is away is said here too, as an error that means no more than its name: librdkafka goes on with the
+/// others, and only what it calls fatal ends a consumer. Whether the records come is what counts.
 async fn consume(kafka: &Kafka, topic: &str, count: usize) -> Result<Vec<String>> {
     let mut config = kafka.client_config();
     config.set("group.id", "readers").set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
     let consumer: StreamConsumer = config.create()?;
     consumer.subscribe(&[topic])?;
     let mut keys = Vec::new();
-    let mut records = consumer.stream().take(count);
-    while let Some(record) = tokio::time::timeout(SOON, records.next()).await.context("a record is late")? {
-        let record = record?.detach();
-        keys.push(String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned());
+    let mut said = Vec::new();
+    while keys.len() < count {
+        let Ok(record) = tokio::time::timeout(SOON, consumer.recv()).await else {
+            bail!("{} of {count} records came; the client said {said:?}", keys.len());
+        };
+        match record {
+            Ok(record) => keys.push(String::from_utf8_lossy(record.key().unwrap_or_default()).into_owned()),
+            Err(error) if consumer.client().fatal_error().is_some() => return Err(error.into()),
+            Err(error) => said.push(error.to_string()),
+        }
     }
     keys.sort();
     Ok(keys)
