@@ -91,6 +91,15 @@ test-integration: build ## Consumer and controller against a real Kafka and Post
 test-e2e: build ## The operator on a real Kubernetes (needs root)
 	$(cargo_test) $(or $(addprefix --test ,$(e2e_tests)),$(error there are no end-to-end tests in tests/tests))
 
+.PHONY: bench
+bench: ## Speed, memory, latency and growth of the consumer beside its floor and its peers (BENCH_ARGUMENTS='--only latency')
+	tests/prepare.sh bench
+	$(bin)/bench $(BENCH_ARGUMENTS)
+
+.PHONY: chaos
+chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_SECONDS, CHAOS_SEED, CHAOS_RATE)
+	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) $(cargo_test) --test chaos -- --nocapture
+
 .PHONY: bench-controller
 bench-controller: build ## What many idle pipelines cost the controller (PIPELINES=1000)
 	$(cargo_test) --test e2e_scale -- --nocapture

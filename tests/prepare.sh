@@ -2,19 +2,21 @@
 # Prepares the test bed and compiles the workspace side by side, with a line of progress every few seconds.
 #
 #   tests/prepare.sh programs   what `make demo` runs
+#   tests/prepare.sh bench      what `make bench` runs
 #   tests/prepare.sh tests      the lints, the programs and the test executables
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-what=${1:?"say what to prepare: programs or tests"}
+what=${1:?"say what to prepare: programs, bench or tests"}
 logs="${CARGO_TARGET_DIR:-target}/logs"
 mkdir -p "$logs"
 
 # What each needs of the test bed; the tests need all of it.
 case $what in
   programs) parts=(pause kafka base-image containerd kubernetes) ;;
+  bench) parts=(kafka) ;;
   tests) mapfile -t parts < <(tests/setup/setup.sh --list) ;;
-  *) echo "cannot prepare '$what': say programs or tests" >&2; exit 2 ;;
+  *) echo "cannot prepare '$what': say programs, bench or tests" >&2; exit 2 ;;
 esac
 
 # With less memory free than this, the compilers of Go and of Rust take turns.
@@ -26,7 +28,7 @@ part=cargo
 compile() {
   local began=$SECONDS
   case $what in
-    programs)
+    programs | bench)
       run_with_progress "$logs/build.log" cargo build --release --workspace --bins
       ;;
     tests)

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use testbed::together::Endpoints;
-use testbed::{Cluster, Image, Testbed, TestbedOptions, cache, run};
+use testbed::{Cluster, Image, PostgresOptions, Testbed, TestbedOptions, cache, run};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A real Kafka, PostgreSQL and Kubernetes on this machine.
@@ -92,6 +92,14 @@ fn follow(server: &mut Child, log: &Path) -> Result<()> {
     }
 }
 
+/// What a person looks at keeps what it has committed, unlike the databases of tests.
+fn lasting() -> TestbedOptions {
+    TestbedOptions {
+        postgres: PostgresOptions { durable: true, ..PostgresOptions::default() },
+        ..TestbedOptions::default()
+    }
+}
+
 #[tokio::main]
 async fn serve() -> Result<ExitCode> {
     let level =
@@ -110,7 +118,7 @@ async fn serve() -> Result<ExitCode> {
     }
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let testbed = tokio::select! {
-        started = Box::pin(Testbed::start(TestbedOptions::default())) => started?,
+        started = Box::pin(Testbed::start(lasting())) => started?,
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
         _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
     };

@@ -9,6 +9,9 @@ pub(crate) struct Arguments {
     /// Records of each throughput run.
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) events: u64,
+    /// How often the floor, the consumer, and the consumer without rollups take turns; their medians count.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) rounds: u8,
     /// Partitions of the topic.
     #[arg(long, default_value_t = 8)]
     pub(crate) partitions: i32,

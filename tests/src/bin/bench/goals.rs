@@ -42,10 +42,15 @@ pub(crate) fn judge(runs: &[Figures]) -> Vec<Goal> {
     if let (Some(peer), Some(consumer)) = (find(Role::Peer), find(Role::Consumer)) {
         goals.push(Goal::at_least("times the peer that deduplicates", 2.0, consumer.rate() / peer.rate()));
     }
+    if let (Some(without), Some(consumer)) = (find(Role::WithoutRollups), find(Role::Consumer)) {
+        goals.push(Goal::at_least("times the speed without rollups", 0.9, consumer.rate() / without.rate()));
+    }
     if let Some((consumer, seconds)) = find(Role::Consumer).and_then(|run| Some((run, run.cpu_seconds?))) {
         goals.push(Goal::at_most("CPU seconds per million", 2.5, consumer.per_million(seconds)));
     }
-    let own = runs.iter().filter(|run| matches!(run.role, Role::Consumer | Role::Variant | Role::Growth(_)));
+    let own = runs.iter().filter(|run| {
+        matches!(run.role, Role::Consumer | Role::WithoutRollups | Role::Variant | Role::Growth(_))
+    });
     if let Some(peak) = own.filter_map(|run| run.peak_bytes).max() {
         goals.push(Goal::at_most("MiB of memory in any run", 50.0, mebibytes(peak)));
     }

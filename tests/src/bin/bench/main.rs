@@ -113,21 +113,29 @@ impl Bench {
         Ok(())
     }
 
-    /// The floor copies what the consumer has stored, so the consumer comes first and stands second.
+    /// The floor copies what the consumer has stored, so a consumer comes first; that run warms the servers and does not
+    /// count. Then the floor and the consumer take turns, so that a machine that gets slower slows both.
     async fn floor_and_consumer(&mut self, plain: &Filled) -> Result<()> {
         let database = self.bed.database().await?;
-        let run =
-            throughput::consumer(&self.bed, &database, "consumer, deduplication by content", plain, &[])
-                .await?;
-        self.say("exporting its rows for the floor");
+        throughput::consumer(&self.bed, &database, "warming up", plain, &[]).await?;
+        self.say("the servers are warm; exporting the rows for the floor");
         let export = floor::Export::take(&database).await?;
         self.bed.drop(database).await?;
-        for floor in [
-            Figures { role: Role::Floor, ..floor::whole(&mut self.bed, &export).await? },
-            floor::halves(&mut self.bed, &export).await?,
-            floor::keyless(&mut self.bed, &export).await?,
-            Figures { role: Role::Consumer, ..run },
-        ] {
+
+        let (mut floors, mut consumers, mut without) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.arguments.rounds {
+            floors.push(self.told(floor::whole(&mut self.bed, &export).await?));
+            consumers.push(self.run_once("consumer, deduplication by content", plain, &[]).await?);
+            without.push(self.run_once("consumer, no rollups", plain, &[("ROLLUPS", "disabled")]).await?);
+        }
+        for (runs, role) in
+            [(floors, Role::Floor), (consumers, Role::Consumer), (without, Role::WithoutRollups)]
+        {
+            self.runs.extend(table::median(runs, role));
+        }
+        for floor in
+            [floor::halves(&mut self.bed, &export).await?, floor::keyless(&mut self.bed, &export).await?]
+        {
             self.add(floor);
         }
         Ok(())
@@ -135,6 +143,7 @@ impl Bench {
 
     async fn variants(&mut self, plain: &Filled) -> Result<()> {
         self.consumer("consumer, no deduplication", plain, &[("DEDUPLICATION_MODE", "none")]).await?;
+        self.consumer("consumer, users counted too", plain, &[("ROLLUP_USERS", "enabled")]).await?;
         let (events, options) = (self.arguments.events, self.options(self.arguments.partitions));
         let doubled = self.fill("doubled", events, Options { duplicates: 0.05, ..options.clone() }).await?;
         self.consumer("consumer, 5 % duplicates", &doubled, &[]).await?;
@@ -183,11 +192,17 @@ impl Bench {
     }
 
     async fn consumer(&mut self, name: &str, filled: &Filled, settings: &[(&str, &str)]) -> Result<()> {
+        let run = self.run_once(name, filled, settings).await?;
+        self.runs.push(Figures { role: Role::Variant, ..run });
+        Ok(())
+    }
+
+    /// One run into a database of its own.
+    async fn run_once(&mut self, name: &str, filled: &Filled, settings: &[(&str, &str)]) -> Result<Figures> {
         let database = self.bed.database().await?;
         let run = throughput::consumer(&self.bed, &database, name, filled, settings).await?;
         self.bed.drop(database).await?;
-        self.add(Figures { role: Role::Variant, ..run });
-        Ok(())
+        Ok(self.told(run))
     }
 
     async fn fill(&mut self, topic: &str, events: u64, options: Options) -> Result<Filled> {
@@ -207,9 +222,15 @@ impl Bench {
     }
 
     fn add(&mut self, run: Figures) {
+        let run = self.told(run);
+        self.runs.push(run);
+    }
+
+    /// Says what a run has shown as soon as it has.
+    fn told(&self, run: Figures) -> Figures {
         let wrong = run.wrong.as_deref().map(|wrong| format!(", WRONG: {wrong}")).unwrap_or_default();
         self.say(&format!("{}: {} events/s{wrong}", run.name, grouped(run.rate() as u64)));
-        self.runs.push(run);
+        run
     }
 
     fn say(&self, text: &str) {

@@ -11,6 +11,8 @@ pub(crate) enum Role {
     Floor,
     /// The consumer with its defaults.
     Consumer,
+    /// The same without rollups.
+    WithoutRollups,
     /// Another variant of the consumer.
     Variant,
     /// Somebody else's consumer that deduplicates.
@@ -67,6 +69,19 @@ impl Figures {
             self.wrong.clone().unwrap_or_else(|| "right".to_owned()),
         ]
     }
+}
+
+/// The run in the middle of several of the same, by its time, with the highest memory and any mistake of them all.
+pub(crate) fn median(mut runs: Vec<Figures>, role: Role) -> Option<Figures> {
+    runs.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
+    let (count, middle) = (runs.len(), runs.get(runs.len() / 2)?.clone());
+    Some(Figures {
+        name: format!("{}, median of {count}", middle.name),
+        role,
+        peak_bytes: runs.iter().filter_map(|run| run.peak_bytes).max(),
+        wrong: runs.into_iter().find_map(|run| run.wrong),
+        ..middle
+    })
 }
 
 /// Bytes in mebibytes.
@@ -136,6 +151,23 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
+    }
+
+    #[test]
+    fn of_several_runs_the_middle_one_counts() {
+        let run = |seconds, peak, wrong: Option<&str>| Figures {
+            name: "run".into(),
+            seconds,
+            peak_bytes: Some(peak),
+            wrong: wrong.map(str::to_owned),
+            ..Figures::default()
+        };
+        let middle =
+            median(vec![run(3.0, 7, None), run(1.0, 9, Some("a row lost")), run(2.0, 8, None)], Role::Floor);
+        let middle = middle.unwrap();
+        assert_eq!((middle.seconds, middle.peak_bytes, middle.role), (2.0, Some(9), Role::Floor));
+        assert_eq!((middle.name.as_str(), middle.wrong.as_deref()), ("run, median of 3", Some("a row lost")));
+        assert!(median(Vec::new(), Role::Floor).is_none());
     }
 
     #[test]
