@@ -124,7 +124,8 @@ impl Bench {
 
         let (mut floors, mut consumers, mut without) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.arguments.rounds {
-            floors.push(self.told(floor::whole(&mut self.bed, &export).await?));
+            let floor = floor::whole(&mut self.bed, &export).await?;
+            floors.push(self.told(floor));
             consumers.push(self.run_once("consumer, deduplication by content", plain, &[]).await?);
             without.push(self.run_once("consumer, no rollups", plain, &[("ROLLUPS", "disabled")]).await?);
         }

@@ -69,7 +69,10 @@ impl Report {
             (
                 "time",
                 format!("{:.1} s", outcome.seconds),
-                format!("at most {} events/s (consumers are held back, see above)", grouped(outcome.peak as u64)),
+                format!(
+                    "at most {} events/s (consumers are held back, see above)",
+                    grouped(outcome.peak as u64)
+                ),
             ),
             ("scale steps", steps(&outcome.scales).to_string(), journey(&outcome.scales)),
         ];
