@@ -14,7 +14,7 @@ use crate::offsets::Reading;
 use crate::state::PartitionMemory;
 
 /// Time constant of the average, in seconds.
-const SMOOTHING_SECONDS: f64 = 60.0;
+pub(crate) const SMOOTHING_SECONDS: f64 = 60.0;
 /// Time constant of the average that knows no steps.
 pub(crate) const CALM_SECONDS: f64 = 120.0;
 /// Readings closer together than this are not compared: commits and polls are not that regular.

@@ -24,6 +24,8 @@ const FAIRLY_BUSY: f64 = 0.25;
 const LEAST_BUSY: f64 = 0.02;
 /// A sample counts if its quality is at least this share of the known one.
 const WORSE_BY: f64 = 0.8;
+/// A sample whose quality is so many times the known one replaces what is known.
+const BETTER_BY: f64 = 1.5;
 /// Time constant with which the quality of what is known fades, in seconds.
 const FADING_SECONDS: f64 = 1800.0;
 /// Time constant of the average, in seconds.
@@ -140,8 +142,10 @@ fn follow_quotient(
     if !may_count {
         return;
     }
+    let far_better = quality >= BETTER_BY * known;
     memory.rate = Some(match step(before, capacity) {
         Some(rate) => rate as f32,
+        None if far_better => capacity as f32,
         None => blend(before.rate, capacity, span, SMOOTHING_SECONDS),
     });
     if sample.saturated || sample.busy < ALWAYS_BUSY {

@@ -5,21 +5,13 @@ use crate::demand::Demand;
 use crate::gate::{self, Gate};
 use crate::offsets::Readings;
 use crate::plan::Plant;
-use crate::{Limit, Observation, OnUnknown, Policy, Reason, State, shadow, sink};
+use crate::surplus::surplus;
+use crate::{Limit, Observation, OnUnknown, Policy, Reason, State, sink};
 
-/// A smaller number that is due within this share of the window is waited for.
-const NEARLY_SHARE: f64 = 0.5;
-
-/// Saving this share of the replicas takes one window; the less is saved, the longer it must have been certain:
-/// half of the saving, four times the window, …
-const CERTAIN_SHARE: f64 = 0.5;
-/// … up to so many windows.
-const MOST_CERTAIN: f64 = 5.0;
-
-/// So many windows lie between a growth that arrivals called for and the next scale-down.
-const GROWN_WINDOWS: f64 = 2.0;
-/// So many windows lie between two scale-downs.
-const FALLING_WINDOWS: f64 = 3.0;
+/// A rollout is judged by what happened to the lag in so many seconds …
+const DISTURBED_SECONDS: f64 = 45.0;
+/// … and made up for with this much to spare.
+const DISTURBED_FACTOR: f64 = 1.25;
 
 /// Everything a rule may look at.
 pub(crate) struct View<'a> {
@@ -47,7 +39,7 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    fn new(desired: u32, needed: u32, limited_by: Limit, reason: Reason) -> Self {
+    pub(crate) fn new(desired: u32, needed: u32, limited_by: Limit, reason: Reason) -> Self {
         Self { desired, needed, limited_by, reason, next_eligible: None }
     }
 }
@@ -69,11 +61,11 @@ pub(crate) fn choose(view: &View<'_>) -> Choice {
 }
 
 impl View<'_> {
-    fn spec(&self) -> u32 {
+    pub(crate) fn spec(&self) -> u32 {
         self.observation.replicas.spec
     }
 
-    fn now(&self) -> f64 {
+    pub(crate) fn now(&self) -> f64 {
         self.observation.time
     }
 
@@ -91,7 +83,7 @@ impl View<'_> {
     }
 
     /// The least number that would do at this moment, at most the present one.
-    fn needed(&self) -> u32 {
+    pub(crate) fn needed(&self) -> u32 {
         let spec = self.spec();
         if self.state.idle_since.is_some_and(|since| self.now() - since >= self.policy.idle_seconds) {
             return 0;
@@ -159,7 +151,9 @@ fn settling(view: &View<'_>) -> Option<Choice> {
     }
     let own = view.state.scaling.last.is_some_and(|last| last.settling);
     let emergency = view.plant.filter(|plant| !own && plant.is_emergency());
-    let desired = emergency.and_then(|plant| plant.growth(&view.candidates()));
+    let desired = emergency
+        .and_then(|plant| plant.growth(&view.candidates()))
+        .or_else(|| if own { None } else { disturbed(view) });
     match desired {
         Some(desired)
             if view.readings.complete() && !view.demand.all_stalled() && desired * 2 >= view.spec() * 3 =>
@@ -168,6 +162,21 @@ fn settling(view: &View<'_>) -> Option<Choice> {
         }
         _ => Some(view.hold(Limit::Converging, Reason::Converging)),
     }
+}
+
+/// A rollout costs capacity for as long as it lasts. If events have grown older all the while, at a pace that will
+/// lose the objective, so many more replicas are needed as make up for what it costs.
+fn disturbed(view: &View<'_>) -> Option<u32> {
+    let (plant, scaling) = (view.plant?, &view.state.scaling);
+    let lasts = scaling.unsettled_since.map_or(0.0, |since| view.now() - since);
+    if !view.observation.replicas.rollout_in_progress || lasts < DISTURBED_SECONDS {
+        return None;
+    }
+    let pace = plant.pace(f64::from(scaling.unsettled_age), lasts)?;
+    let wanted = f64::from(view.spec()) * DISTURBED_FACTOR / (1.0 - pace).max(0.25);
+    let larger: Vec<u32> =
+        view.candidates().into_iter().filter(|candidate| *candidate > view.spec()).collect();
+    larger.iter().copied().find(|candidate| f64::from(*candidate) >= wanted).or(larger.last().copied())
 }
 
 /// Some lag cannot be told: what is known may call for more, nothing may call for less.
@@ -237,9 +246,10 @@ fn sink_saturated(view: &View<'_>) -> Option<Choice> {
     Some(Choice::new(desired, needed, Limit::Sink, Reason::SinkSaturated))
 }
 
-/// A dump calls for another number than a step; with the next reading one jump does.
+/// A dump calls for another number than a step; with the next reading one jump does, unless it calls for all.
 fn undecided(view: &View<'_>) -> Option<Choice> {
-    let calls = view.demand.undecided && grown(view).is_some();
+    let most = view.candidates().last().copied();
+    let calls = view.demand.undecided && grown(view).is_some_and(|desired| Some(desired) != most);
     calls.then(|| view.hold(Limit::Unknown, Reason::Learning))
 }
 
@@ -278,89 +288,15 @@ fn growth(view: &View<'_>) -> Option<Choice> {
     }
 }
 
-/// Fewer would do: once they would have done for long enough, and the budget of changes allows it.
-fn surplus(view: &View<'_>) -> Option<Choice> {
-    let (spec, now) = (view.spec(), view.now());
-    let eligible = surplus_candidates(view);
-    let (candidate, due) = *eligible.iter().find(|(_, due)| *due <= now).or(eligible.first())?;
-    let needed = view.needed();
-    let window = view.policy.stabilization_seconds;
-    // A still smaller number that is nearly due is waited for: one change instead of two.
-    let nearly = |(smaller, soon): &&(u32, f64)| *smaller < candidate && *soon - now <= window * NEARLY_SHARE;
-    let wait = if due > now {
-        eligible.iter().map(|(_, due)| *due).reduce(f64::min)
-    } else if now - due < window {
-        eligible.iter().find(nearly).map(|(_, soon)| *soon)
-    } else {
-        None
-    };
-    if let Some(wait) = wait {
-        let choice = Choice::new(spec, needed, Limit::Stabilization, Reason::Waiting);
-        return Some(Choice { next_eligible: Some(wait), ..choice });
-    }
-    if view.state.scaling.changes.len() >= view.policy.changes_per_hour as usize {
-        return Some(Choice::new(spec, needed, Limit::Budget, Reason::Waiting));
-    }
-    let limited_by = match needed.cmp(&candidate) {
-        std::cmp::Ordering::Less if candidate == view.bounds.floor => view.bounds.floor_by,
-        std::cmp::Ordering::Less => Limit::Stabilization,
-        _ => Limit::None,
-    };
-    Some(Choice::new(candidate, needed, limited_by, surplus_reason(view, candidate)))
-}
-
-/// The smaller numbers that would do at this moment, ascending, and when each has done so for long enough.
-fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
-    let Some(plant) = view.plant else {
-        return Vec::new();
-    };
-    let scaling = &view.state.scaling;
-    if view.demand.is_rising() {
-        return Vec::new();
-    }
-    let window = gate::window(scaling, view.policy);
-    let changed = scaling.last.map_or(f64::NEG_INFINITY, |last| last.time) + view.policy.cooldown_seconds;
-    let grown = scaling.grown.unwrap_or(f64::NEG_INFINITY);
-    // A falling load is followed in few steps.
-    let lowered = scaling.lowered.unwrap_or(f64::NEG_INFINITY) + FALLING_WINDOWS * window;
-    let candidates = view.bounds.candidates().into_iter();
-    candidates
-        .filter(|candidate| *candidate < view.spec())
-        .filter_map(|candidate| {
-            let since = would_suffice_since(view, plant, candidate)?;
-            let saved = 1.0 - f64::from(candidate) / f64::from(view.spec());
-            let certainty = (CERTAIN_SHARE / saved).powi(2).clamp(1.0, MOST_CERTAIN);
-            // What arrived, not a backlog, called for the growth: it may well come again.
-            let again = if since > grown && grown.is_finite() { GROWN_WINDOWS } else { 1.0 };
-            let hold = (grown + window * again).max(changed).max(lowered);
-            Some((candidate, (since.max(grown) + window * certainty).max(hold)))
-        })
-        .collect()
-}
-
-/// Since when a smaller number would have sufficed; `None` if it would not now.
-fn would_suffice_since(view: &View<'_>, plant: &Plant, candidate: u32) -> Option<f64> {
-    if plant.suffices(candidate) {
-        return shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
-    }
-    // What a replica can do is only known to be no less; that nothing waits says that half of them may do.
-    let half = candidate * 2 >= view.spec();
-    view.state.quiet_since.filter(|_| half && view.state.capacity.bound)
-}
-
-/// If the number has always sufficed for the arrivals, the replicas were there for a backlog.
-fn surplus_reason(view: &View<'_>, candidate: u32) -> Reason {
-    let since = shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
-    match view.state.scaling.grown.zip(since) {
-        Some((growth, since)) if since < growth => Reason::Drained,
-        _ => Reason::Surplus,
-    }
-}
-
 /// The replicas suffice and fewer would not, or may not be.
 fn steady(view: &View<'_>) -> Choice {
     let needed = view.needed();
-    let at_floor = needed < view.spec() && view.spec() == view.bounds.floor;
-    let limited_by = if at_floor { view.bounds.floor_by } else { Limit::None };
+    let limited_by = if !view.demand.hot.is_empty() {
+        Limit::HotPartition
+    } else if needed < view.spec() && view.spec() == view.bounds.floor {
+        view.bounds.floor_by
+    } else {
+        Limit::None
+    };
     Choice::new(view.spec(), needed, limited_by, Reason::Steady)
 }

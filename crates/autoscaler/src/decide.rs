@@ -6,7 +6,7 @@ use crate::conditions::conditions;
 use crate::demand::{Demand, estimates};
 use crate::learn::{INTERVAL_SECONDS, learn};
 use crate::offsets::read;
-use crate::plan::{Plant, gone_age};
+use crate::plan::{AHEAD_SECONDS, Plant, gone_age};
 use crate::shape::Shape;
 use crate::state::Asked;
 use crate::{
@@ -15,6 +15,12 @@ use crate::{
 
 /// Growing again within so many seconds means that the load is rising.
 const RISING_SECONDS: f64 = 1200.0;
+/// Arrivals outrun replicas that are this busy with them.
+const OUTRUN_SHARE: f64 = 1.05;
+/// A rise of less than this share is not told from chance, …
+const LEAST_RISE: f64 = 0.1;
+/// … and one of more than this is not believed.
+const MOST_RISE: f64 = 3.0;
 /// A drain that takes longer than this is not compared with its prediction any more.
 const LONGEST_DRAIN_SECONDS: f64 = 3600.0;
 
@@ -106,9 +112,17 @@ fn plant(state: &State, demand: &Demand, observation: &Observation, policy: &Pol
         delay: gate::converge_seconds(&state.scaling),
         pause: gate::pause_seconds(&state.scaling),
         interval: state.interval.map_or(INTERVAL_SECONDS, f64::from),
+        rise: rise(demand),
         roughness: f64::from(state.roughness),
         rising: state.scaling.grown.is_some_and(|grown| now - grown < RISING_SECONDS),
     })
+}
+
+/// By which share of itself the load will have risen when a growth has paid off.
+fn rise(demand: &Demand) -> f64 {
+    let rate: f64 = demand.loads.values().map(|load| load.rate).sum();
+    let share = if rate > 0.0 { (demand.slope * AHEAD_SECONDS / rate).min(MOST_RISE) } else { 0.0 };
+    if share > LEAST_RISE { share } else { 0.0 }
 }
 
 /// Who has which partitions, if every replica has told; else empty.
@@ -152,6 +166,8 @@ fn asked(choice: &Choice, estimates: &Estimates, observation: &Observation) -> O
         time: observation.time,
         desired: choice.desired,
         urgent: choice.reason == Reason::LagAboveTarget,
+        outrun: choice.reason == Reason::LagAboveTarget
+            && estimates.utilization.is_some_and(|share| share > OUTRUN_SHARE),
         drain_seconds: estimates.predicted_drain_seconds,
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::offsets::{Reading, Readings};
+use crate::plan::AHEAD_SECONDS;
 use crate::shape::{Load, together};
 use crate::state::PartitionMemory;
 use crate::{Estimates, State};
@@ -19,6 +20,8 @@ const HOT_BACKLOG_SECONDS: f64 = 5.0;
 pub(crate) const HOT_SECONDS: f64 = 60.0;
 /// A rate beyond so many times its average is rising.
 const RISING_FACTOR: f64 = 1.25;
+/// A load that will be larger by this share in ten minutes is rising.
+const RISING_SHARE: f64 = 0.3;
 /// An age that cannot be told is taken for this.
 const OLDEST_SECONDS: f64 = 86_400.0;
 
@@ -35,6 +38,8 @@ pub(crate) struct Demand {
     pub(crate) hot: Vec<i32>,
     /// True if far more has arrived than before, and only the next reading can tell whether that goes on.
     pub(crate) undecided: bool,
+    /// By how many events per second all arrivals together rise (fall, if less than 0) in each second.
+    pub(crate) slope: f64,
     /// Lag beyond what is known never to be consumed.
     pub(crate) lag: u64,
 }
@@ -48,7 +53,7 @@ impl Demand {
     /// True while more arrives than of late: no moment to have fewer replicas.
     pub(crate) fn is_rising(&self) -> bool {
         let total = together(self.loads.values().copied());
-        total.rate > RISING_FACTOR * total.calm
+        total.rate > RISING_FACTOR * total.calm || self.slope * AHEAD_SECONDS > RISING_SHARE * total.rate
     }
 
     /// Partitions that a person should hear of, and for how long the worst has stood still.

@@ -113,6 +113,9 @@ fn note_change(memory: &mut ScalingMemory, observation: &Observation, policy: &P
     if urgent {
         memory.grown = Some(time);
     }
+    if asked.is_some_and(|asked| asked.outrun) {
+        memory.outgrown = Some(time);
+    }
     let regretted =
         memory.lowered.is_some_and(|lowered| time - lowered < REGRET_WINDOWS * policy.stabilization_seconds);
     if urgent && regretted && from > 0 && memory.widened < MOST_WIDENINGS {

@@ -4,8 +4,8 @@ use crate::arrival::Trend;
 use crate::capacity::{self, Sample};
 use crate::demand::{self, Demand};
 use crate::offsets::{self, Reading, Readings};
-use crate::shape::{self, Load};
-use crate::{Observation, Policy, State, arrival, gate, shadow, sink};
+use crate::shape::{self, Load, together};
+use crate::{Observation, Policy, State, arrival, gate, shadow, sink, slope};
 
 /// A lag of so few events that never moves while the consumers idle is not events (transactions leave control
 /// records, which are counted by offsets and never delivered).
@@ -43,6 +43,7 @@ pub(crate) fn learn(
     let attended = attended(&state, before.time, observation);
     let trend = arrival::trend(&before.partitions, &readings.known, now);
     learn_partitions(&mut state, before, observation, readings, attended, trend);
+    learn_slope(&mut state, before, trend, span);
     learn_capacity(&mut state, before, observation, readings, span, attended);
     if !readings.complete() {
         state.unknown_since.get_or_insert(now);
@@ -53,6 +54,8 @@ pub(crate) fn learn(
     let certain = !sink::in_doubt(&state.sink) && state.sink.doubt.is_none() && state.capacity.quality >= 0.5;
     demand::note_hot(&mut state, now, certain);
     let mut demand = demand::demand(&state, readings, now);
+    let total = together(demand.loads.values().copied());
+    demand.slope = slope::slope(state.slow, total.rate, total.calm);
     demand.undecided = trend == Trend::Undecided && span <= UNDECIDED_SHARE * policy.target_lag_seconds;
     let owned: Vec<&Vec<i32>> =
         observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
@@ -60,6 +63,9 @@ pub(crate) fn learn(
         state.pattern = shape::recognize(&owned, state.partition_count.unwrap_or(0), state.pattern);
     }
     let oldest = demand.loads.values().map(|load| load.age).fold(0.0, f64::max);
+    if state.scaling.unsettled_since == Some(now) {
+        state.scaling.unsettled_age = oldest as f32;
+    }
     let faded = f64::from(before.roughness) * (-span / ROUGHNESS_SECONDS).exp();
     state.roughness = faded.max(oldest.min(policy.target_lag_seconds)) as f32;
     let quiet = demand.loads.values().all(|load| load.age <= QUIET_SHARE * policy.target_lag_seconds);
@@ -113,6 +119,17 @@ fn learn_partitions(
         let known = before.partitions.get(&reading.partition);
         let memory = arrival::learn(known, reading, now, attended, trend);
         state.partitions.insert(reading.partition, memory);
+    }
+}
+
+fn learn_slope(state: &mut State, before: &State, trend: Trend, span: f64) {
+    let total = |state: &State| -> f64 {
+        state.partitions.values().filter_map(|memory| memory.rate).map(f64::from).sum()
+    };
+    let (was, rate) = (total(before), total(state));
+    let step = if trend == Trend::Stepped { rate - was } else { 0.0 };
+    if rate > 0.0 {
+        state.slow = Some(slope::learn(before.slow, rate, step, span));
     }
 }
 

@@ -27,7 +27,9 @@ mod record;
 mod shadow;
 mod shape;
 mod sink;
+mod slope;
 mod state;
+mod surplus;
 
 pub use decide::decide;
 pub use decision::{Condition, Decision, DrainOutcome, Estimates, Limit, Reason};

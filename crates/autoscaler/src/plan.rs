@@ -20,12 +20,14 @@ const UTILIZATION_GROWN: f64 = 0.92;
 const UTILIZATION_REGROWN: f64 = 0.7;
 /// A replica may be this busy after shrinking.
 const UTILIZATION_SHRUNK: f64 = 0.99;
-/// And so many seconds ahead of the trend.
-const AHEAD_SECONDS: f64 = 600.0;
+/// … so many times further ahead than its two averages are apart.
+const SHRUNK_AHEAD: f64 = 3.0;
+/// And so many seconds ahead of a steady rise.
+pub(crate) const AHEAD_SECONDS: f64 = 600.0;
 /// Differences below this many seconds of violation do not matter.
 const NEGLIGIBLE_SECONDS: f64 = 2.0;
 /// After growing, a backlog inside the objective may take so many times the objective to go.
-const DRAIN_TARGETS: f64 = 4.0;
+const DRAIN_TARGETS: f64 = 6.0;
 /// … or so many times as long as with any number.
 const DRAIN_FACTOR: f64 = 1.25;
 /// How far the consequences are followed, in seconds.
@@ -60,6 +62,8 @@ pub(crate) struct Plant {
     pub(crate) interval: f64,
     /// True if the pipeline has grown not long ago.
     pub(crate) rising: bool,
+    /// By which share of itself the load will have risen after [`AHEAD_SECONDS`].
+    pub(crate) rise: f64,
     /// The oldest that events have been of late, in seconds.
     pub(crate) roughness: f64,
 }
@@ -170,6 +174,15 @@ impl Plant {
         self.replicas > 0 && self.present().iter().filter(outrun).map(paused).any(lost)
     }
 
+    /// By how many seconds the oldest event has grown older per second, from `before` on for `lasts` seconds; `None`
+    /// unless the objective will be lost at that pace before new replicas consume.
+    pub(crate) fn pace(&self, before: f64, lasts: f64) -> Option<f64> {
+        let age = self.loads.values().map(|load| load.age).fold(0.0, f64::max);
+        let pace = (age - before) / lasts;
+        let then = age + pace * (self.delay + self.pause + self.interval);
+        (pace > 0.0 && then > self.aim()).then_some(pace)
+    }
+
     /// True if arrivals alone, without what gathers while things move, outrun the replicas and the objective
     /// will be lost.
     pub(crate) fn is_emergency(&self) -> bool {
@@ -208,8 +221,7 @@ impl Plant {
         let best = considered.iter().map(|(_, _, seconds)| *seconds).reduce(f64::min)?;
         let good = || considered.iter().filter(|(_, _, seconds)| *seconds <= best + NEGLIGIBLE_SECONDS);
         let share = if self.rising { UTILIZATION_REGROWN } else { UTILIZATION_GROWN };
-        let ahead =
-            |load: &Load| if self.rising { load.rate + AHEAD_SECONDS * load.trend() } else { load.rate };
+        let ahead = |load: &Load| load.rate * (1.0 + self.rise);
         let keeps_up = |load: &Load| load.rate <= share * self.capacity && ahead(load) <= self.capacity;
         let drain = |load: &Load| drain_seconds(*load, self.capacity, 0.0);
         let shortest = good().map(|(_, load, _)| drain(load)).fold(f64::INFINITY, f64::min);
@@ -230,7 +242,8 @@ impl Plant {
     /// True if so many replicas, all at work and the rebalance behind them, meet the objective from now on.
     pub(crate) fn suffices(&self, replicas: u32) -> bool {
         let load = advance(self.shape.worst(&self.loads, replicas), 0.0, self.pause);
-        let rate = load.rate.max(load.calm);
+        let rising = SHRUNK_AHEAD * (load.rate - load.calm).max(0.0);
+        let rate = (load.rate + rising).max(load.calm);
         // What has disturbed the pipeline of late may do so again, and must be worked off then too.
         let disturbance = Load { backlog: self.roughness * rate, age: self.roughness, rate, calm: rate };
         rate <= UTILIZATION_SHRUNK * self.capacity

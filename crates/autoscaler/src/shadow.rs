@@ -70,6 +70,15 @@ pub(crate) fn sufficed_since(state: &State, replicas: u32) -> Option<f64> {
     state.shadows.get(&replicas).map(|shadow| shadow.failed)
 }
 
+/// True if so many replicas would not have failed since `time`, and outlasted a burst after it.
+pub(crate) fn outlasted_since(state: &State, replicas: u32, time: f64) -> bool {
+    state.shadows.get(&replicas).is_some_and(|shadow| {
+        shadow.failed < time
+            && shadow.waiting_since.is_none()
+            && shadow.outlasted.is_some_and(|end| end > time)
+    })
+}
+
 /// True if so many replicas have been seen to outlast a burst, and not to fail since.
 pub(crate) fn outlasts_bursts(state: &State, replicas: u32, now: f64) -> bool {
     let level = level_of(&Shape::of(state).levels(), replicas);

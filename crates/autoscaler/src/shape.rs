@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::State;
-use crate::arrival::CALM_SECONDS;
 
 /// The numbers of replicas worth having for so many partitions, ascending: `ceil(partitions / k)` for all `k`.
 pub(crate) fn levels(partitions: u32) -> Vec<u32> {
@@ -99,11 +98,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// By how much the rate rises per second: an average over two minutes lags behind a steady rise by as much.
-    pub(crate) fn trend(&self) -> f64 {
-        (self.rate - self.calm).max(0.0) / CALM_SECONDS
-    }
-
     fn add(self, other: Self) -> Self {
         Self {
             backlog: self.backlog + other.backlog,

@@ -16,8 +16,8 @@ const FUTILE: f64 = 0.25;
 const EFFECTIVE: f64 = 0.75;
 /// Seconds after everything has settled until a growth is judged.
 const JUDGE_SECONDS: f64 = 25.0;
-/// Replicas whose capacity adds up to this share of a throughput are tried for it.
-const ENOUGH: f64 = 0.93;
+/// Replicas whose capacity adds up to so many times a throughput reach it even when some are slower for a while.
+const ENOUGH: f64 = 1.03;
 /// A limit is remembered for so long after it last bound.
 const MEMORY_SECONDS: f64 = 3600.0;
 /// A limit must have seemed not to bind for so long before it is believed.

@@ -28,6 +28,9 @@ pub struct State {
     /// One per number of replicas worth having.
     pub(crate) shadows: BTreeMap<u32, ShadowMemory>,
     pub(crate) sink: SinkMemory,
+    /// Arrivals per second over all partitions, averaged slowly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow: Option<f32>,
     /// The oldest that events have been of late, up to the objective, fading with time.
     pub(crate) roughness: f32,
     /// Since when some lag has not been readable.
@@ -118,12 +121,17 @@ pub(crate) struct ScalingMemory {
     pub(crate) lowered: Option<f64>,
     /// The last growth that the objective called for.
     pub(crate) grown: Option<f64>,
+    /// The last growth that arrivals, not a backlog, called for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outgrown: Option<f64>,
     /// Times of the changes within the last hour.
     pub(crate) changes: Vec<f64>,
     /// Since when pods or group have not been what they should be.
     pub(crate) unsettled_since: Option<f64>,
     /// Since when they have.
     pub(crate) settled_since: Option<f64>,
+    /// How old the oldest event was when they ceased to be.
+    pub(crate) unsettled_age: f32,
     /// Since when the group has been rebalancing.
     pub(crate) rebalancing_since: Option<f64>,
     /// Seconds from a decision to grow until the new replicas consume.
@@ -146,6 +154,9 @@ pub(crate) struct Asked {
     pub(crate) desired: u32,
     /// True for a growth that the objective called for.
     pub(crate) urgent: bool,
+    /// True if more arrived than the replicas handle.
+    #[serde(default)]
+    pub(crate) outrun: bool,
     /// Predicted seconds until the backlog is gone, if that can be told.
     pub(crate) drain_seconds: Option<f64>,
 }

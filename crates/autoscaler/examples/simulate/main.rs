@@ -1,9 +1,9 @@
 //! Scales pipelines in simulation and compares: `cargo run --release -p autoscaler --example simulate`.
 //!
-//! Prints the goal table for the traces used for tuning and for those held out. Options: `--out DIRECTORY` writes
-//! one picture per trace and protocol; `--set tuning|held-out` takes one set, `--only TEXT` the traces whose name
-//! contains the text; `--all` prints every scaler, `--log` every change of ours with its reason. Exits with 1 if a
-//! condition was reported falsely, so that a script notices.
+//! Prints, for each set of traces, what came of every scaler on every trace, the goal table, and totals. Options:
+//! `--set tuning|validation|held-out` takes one set, `--only TEXT` the traces whose name contains the text, `--brief`
+//! leaves out the other scalers' figures, `--log` prints every change of ours with its reason, `--out DIRECTORY` writes
+//! one picture per trace and protocol. Exits with 1 if a condition was reported falsely or missed.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
 
 mod lab;
@@ -23,7 +23,7 @@ struct Options {
     set: Option<String>,
     only: Option<String>,
     log: bool,
-    all: bool,
+    brief: bool,
 }
 
 fn main() -> ExitCode {
@@ -31,29 +31,44 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(message) => {
             eprintln!(
-                "{message}; known are --out DIRECTORY, --set tuning|held-out, --only TEXT, --all, --log"
+                "{message}; known are --out DIRECTORY, --set tuning|validation|held-out, --only TEXT, --brief, --log"
             );
             return ExitCode::from(2);
         }
     };
-    let mut summary = table::Summary::default();
-    for (set, traces) in [("tuning", lab::sets::tuning()), ("held-out", lab::held_out::held_out())] {
+    let mut wrong = 0;
+    for (set, traces) in lab::sets() {
         if options.set.as_deref().is_some_and(|only| only != set) {
             continue;
         }
-        table::head(set);
-        for trace in traces.iter().filter(|trace| wanted(trace, &options)) {
-            for contest in contests(trace) {
-                if let Err(error) = show(&contest, &options) {
-                    eprintln!("failed to write the picture of {}: {error}", trace.name);
-                    return ExitCode::FAILURE;
-                }
-                summary.add(&contest);
+        match simulate(set, &traces, &options) {
+            Ok(conditions) => wrong += conditions,
+            Err(error) => {
+                eprintln!("failed to write a picture: {error}");
+                return ExitCode::from(2);
             }
         }
     }
-    summary.print();
-    if summary.false_conditions() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// All traces of a set; gives how often a condition was reported falsely or missed.
+fn simulate(set: &str, traces: &[Trace], options: &Options) -> std::io::Result<usize> {
+    let mut all = Vec::new();
+    for trace in traces.iter().filter(|trace| wanted(trace, options)) {
+        for contest in contests(trace) {
+            show(&contest, options)?;
+            all.push(contest);
+        }
+    }
+    let mut summary = table::Summary::default();
+    table::head(set);
+    for contest in &all {
+        table::row(contest);
+        summary.add(contest);
+    }
+    summary.print(set);
+    Ok(summary.wrong_conditions())
 }
 
 /// Both protocols at once; what comes of them does not depend on that.
@@ -61,7 +76,8 @@ fn contests(trace: &Trace) -> Vec<Contest> {
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             Protocol::ALL.into_iter().map(|protocol| scope.spawn(move || contest(trace, protocol))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })
 }
 
@@ -74,7 +90,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
             "--set" => options.set = Some(value()?),
             "--only" => options.only = Some(value()?),
             "--log" => options.log = true,
-            "--all" => options.all = true,
+            "--brief" => options.brief = true,
             other => return Err(format!("unknown option {other}")),
         }
     }
@@ -86,12 +102,16 @@ fn wanted(trace: &Trace, options: &Options) -> bool {
 }
 
 fn show(contest: &Contest, options: &Options) -> std::io::Result<()> {
-    table::row(contest);
-    if options.all {
-        table::baselines(contest);
+    if !options.brief {
+        table::scalers(contest);
     }
     if options.log {
+        println!("        {:?} {:?}", contest.trace.incidents, contest.trace.truths);
         contest.ours.log.iter().for_each(|line| println!("        {line}"));
+        contest
+            .baselines
+            .iter()
+            .for_each(|outcome| println!("        {:<18} {}", outcome.scaler, outcome.course()));
     }
     let Some(directory) = &options.out else {
         return Ok(());

@@ -3,107 +3,109 @@
 
 use std::collections::BTreeMap;
 
-use crate::lab::contest::{Contest, Goals};
+use crate::lab::contest::{Cell, Contest, GOALS};
 use crate::lab::run::Outcome;
 
-/// Column titles of a set.
+/// Column titles of a set's goal table.
 pub fn head(set: &str) {
-    println!("\n== {set} ==");
+    println!("\n== goals, {set} ==");
     println!(
-        "a mark behind a figure: ! the goal is not met, ~ not met, but no baseline at our price does better"
+        "goals: + met, = not met and physically so (see docs/autoscaling.md), ! not met; in this order:"
     );
+    GOALS.iter().enumerate().for_each(|(index, goal)| println!("  {} {goal}", index + 1));
     println!(
-        "{:<26} {:<5} | {:>6} {:>7} {:>7} {:<20} | {:>6} {:>6} {:>5}  | {:>4} {:>5} | {:>4} {:>5} | conditions",
+        "{:<27} {:<5} | {:>6} {:>7} {:>7} {:>6} {:<19} | {:>9} {:>5} | {:>6} {:>5} | {:>3} {:>5} {:>5} | goals",
         "trace",
         "group",
         "viol s",
+        "residue",
         "oracle",
         "best",
-        "(whose, its hours)",
+        "(whose, hours)",
+        "excess",
+        "p99",
         "hours",
-        "oracle",
         "ratio",
         "chg",
         "flink",
-        "p99",
         "moves"
     );
 }
 
-fn mark(good: bool) -> &'static str {
-    if good { " " } else { "!" }
+/// One trace under one protocol, ours and all others.
+pub fn scalers(contest: &Contest) {
+    println!("\n{} ({})", contest.trace.name, contest.protocol.name());
+    [&contest.ours]
+        .into_iter()
+        .chain(&contest.baselines)
+        .chain([&contest.oracle])
+        .for_each(|outcome| line(outcome, contest));
 }
 
-/// One trace under one protocol.
-pub fn row(contest: &Contest) {
-    let goals = contest.goals();
-    let (ours, oracle, best) = (&contest.ours, &contest.oracle, contest.best());
+fn line(outcome: &Outcome, contest: &Contest) {
     println!(
-        "{:<26} {:<5} | {:>6.0} {:>6.0}{} {:>6.0}{} {:<20} | {:>6.1} {:>6.1} {:>5.2}{} | {:>4} {:>4}{} | {:>4.0} {:>5} | {}",
-        contest.trace.name,
-        &contest.protocol.name()[..5],
-        ours.violation,
-        oracle.violation,
-        mark(goals.oracle),
-        best.violation,
-        if goals.best_baseline || !contest.best_at_its_price() { mark(goals.best_baseline) } else { "~" },
-        format!("{} {:.0} h", best.scaler, best.replica_hours),
-        ours.replica_hours,
-        oracle.replica_hours,
-        ours.replica_hours / oracle.replica_hours,
-        mark(goals.hours),
-        ours.changes,
-        contest.yardstick_changes(),
-        mark(goals.changes),
-        ours.p99_age,
-        ours.moves,
-        notes(contest, goals),
-    );
-}
-
-fn notes(contest: &Contest, goals: Goals) -> String {
-    let mut notes: Vec<String> =
-        contest.ours.false_conditions.iter().map(|note| format!("FALSE {note}")).collect();
-    notes.extend(contest.ours.missed_conditions.iter().map(|note| format!("MISSED {note}")));
-    if !goals.best_baseline {
-        let rival = contest.best_at_our_price();
-        let rival =
-            rival.map_or("nobody".to_owned(), |rival| format!("{} {:.0}", rival.scaler, rival.violation));
-        notes.push(format!("best at our price: {rival}"));
-    }
-    if goals.all() { "all met".to_owned() } else { notes.join(", ") }
-}
-
-/// All scalers on a trace.
-pub fn baselines(contest: &Contest) {
-    contest.baselines.iter().chain([&contest.oracle]).for_each(line);
-}
-
-fn line(outcome: &Outcome) {
-    println!(
-        "      {:<18} viol {:>6.0} excess {:>9.0} hours {:>6.1} chg {:>4} moves {:>5} rebalances {:>4} p99 {:>6.0} max {:>6.0} peak {}",
+        "  {:<18} viol {:>6.0} excess {:>9.0} p99 {:>6.0} hours {:>6.1} (x{:>5.2}) changes {:>4} moves {:>5} false {} missed {}",
         outcome.scaler,
         outcome.violation,
         outcome.excess,
+        outcome.p99_age,
         outcome.replica_hours,
+        outcome.replica_hours / contest.oracle.replica_hours,
         outcome.changes,
         outcome.moves,
-        outcome.rebalances,
-        outcome.p99_age,
-        outcome.max_age,
-        outcome.peak
+        outcome.false_conditions.len(),
+        outcome.missed_conditions.len(),
     );
 }
 
-/// Everything added up.
+fn mark(cell: Cell) -> char {
+    match cell {
+        Cell::Met => '+',
+        Cell::Physical => '=',
+        Cell::NotMet => '!',
+    }
+}
+
+/// A trace's row of the goal table.
+pub fn row(contest: &Contest) {
+    let (ours, oracle, best) = (&contest.ours, &contest.oracle, contest.best());
+    println!(
+        "{:<27} {:<5} | {:>6.0} {:>7.0} {:>7.0} {:>6.0} {:<19} | {:>9.0} {:>5.0} | {:>6.1} {:>5.2} | {:>3} {:>5} {:>5} | {} {}",
+        contest.trace.name,
+        &contest.protocol.name()[..5],
+        ours.violation,
+        contest.residue,
+        oracle.violation,
+        best.violation,
+        format!("{} {:.0} h", best.scaler, best.replica_hours),
+        ours.excess,
+        ours.p99_age,
+        ours.replica_hours,
+        contest.hours_ratio(),
+        ours.changes,
+        contest.yardstick_changes(),
+        ours.moves,
+        contest.goals().map(mark).iter().collect::<String>(),
+        notes(ours),
+    );
+}
+
+fn notes(ours: &Outcome) -> String {
+    let told = ours.false_conditions.iter().map(|note| format!("FALSE {note}"));
+    let missed = ours.missed_conditions.iter().map(|note| format!("MISSED {note}"));
+    told.chain(missed).collect::<Vec<_>>().join(", ")
+}
+
+/// Everything of a set added up.
 #[derive(Default)]
 pub struct Summary {
-    /// By scaler: violation, excess, hours, changes, moves.
-    totals: BTreeMap<String, [f64; 5]>,
+    /// By scaler: violation, excess, hours, changes, moves, worst 99th percentile of the lag.
+    totals: BTreeMap<String, [f64; 6]>,
     runs: usize,
-    met: [usize; 6],
-    at_its_price: usize,
-    false_conditions: usize,
+    /// By goal: met, physical, not met.
+    cells: [[usize; 3]; GOALS.len()],
+    clean: usize,
+    wrong: usize,
     /// Relative errors of predicted drains.
     errors: Vec<f64>,
 }
@@ -112,12 +114,16 @@ impl Summary {
     /// Adds a trace under one protocol.
     pub fn add(&mut self, contest: &Contest) {
         let goals = contest.goals();
-        let cells =
-            [goals.best_baseline, goals.oracle, goals.hours, goals.changes, goals.conditions, goals.all()];
-        self.met.iter_mut().zip(cells).for_each(|(count, met)| *count += usize::from(met));
+        for (count, cell) in self.cells.iter_mut().zip(goals) {
+            count[match cell {
+                Cell::Met => 0,
+                Cell::Physical => 1,
+                Cell::NotMet => 2,
+            }] += 1;
+        }
         self.runs += 1;
-        self.at_its_price += usize::from(contest.best_at_its_price());
-        self.false_conditions += contest.ours.false_conditions.len();
+        self.wrong += contest.ours.false_conditions.len() + contest.ours.missed_conditions.len();
+        self.clean += usize::from(goals.iter().all(|cell| *cell == Cell::Met));
         let drains = contest.ours.drains.iter();
         self.errors.extend(drains.map(|(predicted, actual)| (actual - predicted).abs() / actual.max(1.0)));
         let oracle = Outcome { scaler: "oracle (fixed)".to_owned(), ..contest.oracle.clone() };
@@ -131,39 +137,44 @@ impl Summary {
                 outcome.moves as f64,
             ];
             totals.iter_mut().zip(figures).for_each(|(total, figure)| *total += figure);
+            totals[5] = totals[5].max(outcome.p99_age);
         }
     }
 
-    /// Reports of conditions that were not true.
-    pub fn false_conditions(&self) -> usize {
-        self.false_conditions
+    /// Conditions reported falsely or missed.
+    pub fn wrong_conditions(&self) -> usize {
+        self.wrong
+    }
+
+    /// Cells that are not met for no physical reason.
+    fn not_met(&self) -> usize {
+        self.cells.iter().map(|[_, _, not_met]| not_met).sum()
     }
 
     /// Prints the totals and how many goals are met.
-    pub fn print(&mut self) {
-        println!("\n== in total, {} runs ==", self.runs);
+    pub fn print(&mut self, set: &str) {
+        println!("\n== in total, {set}, {} runs ==", self.runs);
         println!(
-            "{:<18} {:>9} {:>13} {:>9} {:>8} {:>8}",
-            "scaler", "viol s", "excess s·s", "hours", "changes", "moves"
+            "{:<18} {:>9} {:>13} {:>8} {:>8} {:>8} {:>10}",
+            "scaler", "viol s", "excess s·s", "hours", "changes", "moves", "worst p99"
         );
         let mut totals: Vec<_> = self.totals.iter().collect();
         totals.sort_by(|(_, one), (_, other)| one[0].total_cmp(&other[0]));
-        for (scaler, [violation, excess, hours, changes, moves]) in totals {
-            println!("{scaler:<18} {violation:>9.0} {excess:>13.0} {hours:>9.0} {changes:>8.0} {moves:>8.0}");
+        for (scaler, [violation, excess, hours, changes, moves, p99]) in totals {
+            println!(
+                "{scaler:<18} {violation:>9.0} {excess:>13.0} {hours:>8.0} {changes:>8.0} {moves:>8.0} {p99:>10.0}"
+            );
         }
-        let names = [
-            "violation <= best baseline",
-            "violation <= oracle + 2 reactions",
-            "hours <= 1.15 x oracle",
-            "changes <= Flink fast + 2",
-            "no false, no missed condition",
-            "all of them",
-        ];
-        println!();
-        for (name, met) in names.iter().zip(self.met) {
-            println!("{name:<36} {met:>4} of {}", self.runs);
+        println!("\n{:<34} {:>5} {:>9} {:>8}", "goal", "met", "physical", "not met");
+        for (goal, [met, physical, not_met]) in GOALS.iter().zip(self.cells) {
+            println!("{goal:<34} {met:>5} {physical:>9} {not_met:>8}");
         }
-        println!("{:<36} {:>4} of {}", "no baseline at our price is better", self.at_its_price, self.runs);
+        println!(
+            "runs with every goal met: {} of {}; cells not met: {}",
+            self.clean,
+            self.runs,
+            self.not_met()
+        );
         self.errors.sort_by(f64::total_cmp);
         let at =
             |share: f64| self.errors.get((self.errors.len() as f64 * share) as usize).copied().unwrap_or(0.0);

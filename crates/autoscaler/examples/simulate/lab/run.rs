@@ -41,6 +41,16 @@ pub struct Outcome {
     pub log: Vec<String>,
 }
 
+impl Outcome {
+    /// The first changes of the replica count with their seconds.
+    pub fn course(&self) -> String {
+        let changes = self.replicas.windows(2).enumerate().filter(|(_, pair)| pair[0] != pair[1]);
+        let told: Vec<String> =
+            changes.take(20).map(|(second, pair)| format!("{}:{}", second + 1, pair[1])).collect();
+        told.join(" ")
+    }
+}
+
 /// Runs `scaler` in the world of `trace`, beginning with `initial` replicas.
 pub fn run(trace: &Trace, protocol: Protocol, scaler: &mut dyn Scaler, initial: u32) -> Outcome {
     let mut world = World::new(trace, protocol, initial);
@@ -58,7 +68,7 @@ pub fn run(trace: &Trace, protocol: Protocol, scaler: &mut dyn Scaler, initial: 
             let desired = scaler.replicas(&observation);
             if let Some(decision) = scaler.decision() {
                 let names = decision.conditions.iter().map(autoscaler::Condition::name);
-                reports.take(trace, second, names, &mut outcome);
+                reports.take(trace, world.second, names, &mut outcome);
                 outcome.drains.extend(
                     decision.drain_outcome.map(|drain| (drain.predicted_seconds, drain.actual_seconds)),
                 );

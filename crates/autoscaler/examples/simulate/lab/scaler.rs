@@ -35,6 +35,9 @@ impl Scaler for Fixed {
     }
 }
 
+/// Seconds between two of our readings.
+pub const OUR_INTERVAL: usize = 5;
+
 /// The function that the controller calls, with nothing known in the beginning. Its state goes through JSON
 /// after every decision, as it does in the controller.
 pub struct Ours {
@@ -64,7 +67,7 @@ impl Scaler for Ours {
     }
 
     fn interval(&self) -> usize {
-        5
+        OUR_INTERVAL
     }
 
     #[expect(

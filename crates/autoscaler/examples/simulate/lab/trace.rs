@@ -181,6 +181,17 @@ impl Trace {
         value_at(&self.sink, second).unwrap_or(f64::INFINITY)
     }
 
+    /// True if more than so many replicas could do more at a second, and somebody could know it.
+    pub fn more_would_help(&self, second: usize, replicas: u32) -> bool {
+        let hidden = self.incidents.iter().any(|incident| match incident {
+            Incident::OffsetsUnknown { from, to } | Incident::Stuck { from, to, .. } => {
+                (*from..*to).contains(&second)
+            }
+            _ => false,
+        });
+        !hidden && self.sink_at(second) > 1.05 * f64::from(replicas) * self.capacity_at(second)
+    }
+
     /// Partitions there are at a second.
     pub fn partitions_at(&self, second: usize) -> usize {
         let mut count = self.arrivals.len();

@@ -78,7 +78,14 @@ fn skewed() -> Vec<Trace> {
     let hot = between(30, 75, 4.5, 4.5);
     let mut infeasible = Trace::weighted("hot partition", &one(1.5 / 4.5), TWO_HOURS, 0.05, hot);
     infeasible.truths = vec![must("HotPartition", 0, TWO_HOURS, 180)];
+    let mut three = [0.12; 18];
+    [1, 6, 12].iter().for_each(|partition| three[*partition] = 1.35);
+    let total: f64 = three.iter().sum();
+    let shares: Vec<f64> = three.iter().map(|load| load / total).collect();
+    let mut several = Trace::weighted("three hot partitions", &shares, TWO_HOURS, 0.05, move |_| total);
+    several.truths = vec![must("HotPartition", 0, TWO_HOURS, 180)];
     vec![
+        several,
         Trace::weighted("zipf", &zipf, TWO_HOURS, 0.05, |_| 2.6),
         Trace::weighted("zipf step", &zipf, TWO_HOURS, 0.05, between(30, 75, 3.2, 1.2)),
         Trace::weighted("one fast partition", &one(0.6 / 3.0), TWO_HOURS, 0.05, |_| 3.0),

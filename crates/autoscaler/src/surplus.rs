@@ -1,0 +1,127 @@
+//! When fewer replicas are taken: once they would have sufficed for long enough, in few steps, and not when the load
+//! seems to come again.
+
+use crate::choose::{Choice, View};
+use crate::plan::{AHEAD_SECONDS, Plant};
+use crate::{Limit, Reason, gate, shadow};
+
+/// A smaller number that is due within this share of the window is waited for.
+const NEARLY_SHARE: f64 = 0.5;
+
+/// Saving this share of the replicas takes one window; the less is saved, the longer it must have been certain:
+/// half of the saving, four times the window, …
+const CERTAIN_SHARE: f64 = 0.5;
+/// … up to so many windows.
+const MOST_CERTAIN: f64 = 5.0;
+
+/// What arrivals, not a backlog, called for within so many seconds may well be called for again: …
+const OUTGROWN_SECONDS: f64 = 3600.0;
+/// … fewer must have sufficed for so many times longer.
+const GROWN_WINDOWS: f64 = 1.4;
+/// A load that will be smaller in ten minutes by this share of what the replicas can do is falling.
+const FALLING_SHARE: f64 = 0.25;
+/// So many windows lie between two scale-downs.
+const FALLING_WINDOWS: f64 = 3.0;
+
+/// Fewer would do: once they would have done for long enough, and the budget of changes allows it.
+pub(crate) fn surplus(view: &View<'_>) -> Option<Choice> {
+    let (spec, now) = (view.spec(), view.now());
+    let eligible = surplus_candidates(view);
+    let (candidate, due) = *eligible.iter().find(|(_, due)| *due <= now).or(eligible.first())?;
+    let needed = view.needed();
+    let window = view.policy.stabilization_seconds;
+    // A still smaller number that is nearly due is waited for: one change instead of two.
+    let nearly = |(smaller, soon): &&(u32, f64)| *smaller < candidate && *soon - now <= window * NEARLY_SHARE;
+    let wait = if due > now {
+        eligible.iter().map(|(_, due)| *due).reduce(f64::min)
+    } else if now - due < window {
+        eligible.iter().find(nearly).map(|(_, soon)| *soon)
+    } else {
+        None
+    };
+    if let Some(wait) = wait {
+        let choice = Choice::new(spec, needed, Limit::Stabilization, Reason::Waiting);
+        return Some(Choice { next_eligible: Some(wait), ..choice });
+    }
+    if view.state.scaling.changes.len() >= view.policy.changes_per_hour as usize {
+        return Some(Choice::new(spec, needed, Limit::Budget, Reason::Waiting));
+    }
+    let limited_by = match needed.cmp(&candidate) {
+        std::cmp::Ordering::Less if candidate == view.bounds.floor => view.bounds.floor_by,
+        std::cmp::Ordering::Less => Limit::Stabilization,
+        _ => Limit::None,
+    };
+    Some(Choice::new(candidate, needed, limited_by, surplus_reason(view, candidate)))
+}
+
+/// The smaller numbers that would do at this moment, ascending, and when each has done so for long enough.
+fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
+    let Some(plant) = view.plant else {
+        return Vec::new();
+    };
+    let (scaling, now) = (&view.state.scaling, view.now());
+    // A hot partition gets what the others on its replica leave it; fewer replicas would leave it less.
+    if view.demand.is_rising() || !view.demand.hot.is_empty() {
+        return Vec::new();
+    }
+    // One change at the end of a fall instead of several on the way, if the end is not far.
+    let falling =
+        view.demand.slope * AHEAD_SECONDS < -FALLING_SHARE * f64::from(view.spec()) * plant.capacity;
+    let outgrown = scaling.outgrown.is_some_and(|time| now - time < OUTGROWN_SECONDS);
+    // After a regret every smaller number is doubted; after a backlog only those that gave rise to it.
+    let doubted = scaling.last.filter(|_| !outgrown).map_or(u32::MAX, |last| last.from);
+    let window = |candidate: u32| {
+        if candidate <= doubted {
+            gate::window(scaling, view.policy)
+        } else {
+            view.policy.stabilization_seconds.max(0.0)
+        }
+    };
+    let changed = scaling.last.map_or(f64::NEG_INFINITY, |last| last.time) + view.policy.cooldown_seconds;
+    let grown = scaling.grown.unwrap_or(f64::NEG_INFINITY);
+    // A falling load is followed in few steps.
+    let lowered = scaling.lowered.unwrap_or(f64::NEG_INFINITY);
+    let candidates = view.bounds.candidates().into_iter();
+    candidates
+        .filter(|candidate| *candidate < view.spec())
+        .filter_map(|candidate| {
+            let since = would_suffice_since(view, plant, candidate)?;
+            let saved = 1.0 - f64::from(candidate) / f64::from(view.spec());
+            let certainty = (CERTAIN_SHARE / saved).powi(2).clamp(1.0, MOST_CERTAIN);
+            let certainty = if outgrown { GROWN_WINDOWS * certainty } else { certainty };
+            if in_vain(view, candidate) {
+                return Some((candidate, changed + view.policy.cooldown_seconds));
+            }
+            let window = window(candidate);
+            let due =
+                (since.max(grown) + window * certainty).max(changed).max(lowered + FALLING_WINDOWS * window);
+            Some((candidate, if falling { due + window } else { due }))
+        })
+        .collect()
+}
+
+/// True if the last growth was for a burst that the number before it has outlasted after all.
+fn in_vain(view: &View<'_>, candidate: u32) -> bool {
+    let grown = view.state.scaling.last.filter(|last| last.to > last.from && candidate == last.from);
+    grown
+        .is_some_and(|grown| shadow::outlasted_since(view.state, view.bounds.level_of(candidate), grown.time))
+}
+
+/// Since when a smaller number would have sufficed; `None` if it would not now.
+fn would_suffice_since(view: &View<'_>, plant: &Plant, candidate: u32) -> Option<f64> {
+    if plant.suffices(candidate) {
+        return shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
+    }
+    // What a replica can do is only known to be no less; that nothing waits says that half of them may do.
+    let half = candidate * 2 >= view.spec();
+    view.state.quiet_since.filter(|_| half && view.state.capacity.bound)
+}
+
+/// If the number has always sufficed for the arrivals, the replicas were there for a backlog.
+fn surplus_reason(view: &View<'_>, candidate: u32) -> Reason {
+    let since = shadow::sufficed_since(view.state, view.bounds.level_of(candidate));
+    match view.state.scaling.grown.zip(since) {
+        Some((growth, since)) if since < growth => Reason::Drained,
+        _ => Reason::Surplus,
+    }
+}
