@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::Duration;
 
 use analytics_runtime::telemetry::LogFormat;
@@ -56,12 +58,35 @@ pub struct Settings {
     /// Name of this controller in the Lease and in Events; unset: the host name, which in a pod is the pod's name.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
+    /// Labels of each pipeline's PodMonitor and PrometheusRule, by which a Prometheus chooses what it reads, as `key=value`
+    /// separated by commas; a pipeline's own labels win.
+    #[arg(long, env = "MONITOR_LABELS", default_value = "")]
+    pub monitor_labels: MonitorLabels,
     /// Log level or filter, for example `info` or `info,analytics_controller=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// Log format: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Labels as one setting writes them: `key=value`, separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MonitorLabels(pub BTreeMap<String, String>);
+
+impl FromStr for MonitorLabels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+        let label = |pair: &str| match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            }
+            _ => Err(format!("`{pair}` is not a label: write key=value")),
+        };
+        pairs.map(label).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl Settings {
@@ -109,6 +134,18 @@ mod tests {
         for (text, expected) in [("", &[""][..]), (" , ", &[""]), ("a", &["a"]), ("b, a,b", &["a", "b"])] {
             let cli = Cli::try_parse_from(["analytics-controller", "--watch-namespace", text]).unwrap();
             assert_eq!(cli.settings.watch_namespaces(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_pairs_and_none_is_fine() {
+        let parse = |text: &str| text.parse::<MonitorLabels>().map(|labels| labels.0);
+        assert_eq!(parse(""), Ok(BTreeMap::new()));
+        let two = [("release", "prometheus"), ("team", "")];
+        let two = two.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(parse("release=prometheus, team="), Ok(BTreeMap::from(two)));
+        for wrong in ["release", "=x"] {
+            assert!(parse(wrong).unwrap_err().contains(wrong), "{wrong}");
         }
     }
 

@@ -14,6 +14,7 @@ mod metrics;
 mod pipeline;
 mod run;
 mod secrets;
+mod trace;
 mod watches;
 
 pub use run::{RunError, run};

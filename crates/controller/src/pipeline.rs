@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 use analytics_api::{AnalyticsPipeline, labels};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use tracing::Instrument;
 
 use crate::context::{Context, Memory, Pipeline};
 use crate::error::Error;
-use crate::events;
+use crate::{events, trace};
 pub(crate) use apply::Applied;
 use apply::Extent;
 use migrate::Migration;
@@ -59,13 +60,16 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
     let uid = pipeline.uid().unwrap_or_default();
     let mut memory = context.memories.take(&uid);
     memory.name = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
-    let outcome = run(pipeline, &context, &mut memory).await;
+    let span = trace::reconcile(&memory.name.0, &memory.name.1, pipeline.metadata.generation);
+    let outcome = run(pipeline, &context, &mut memory).instrument(span.clone()).await;
+    trace::reconciled(&span, &outcome);
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
     memory.failures = if error.is_some() { memory.failures.saturating_add(1) } else { 0 };
     let pause = pause(context.settings.poll_interval(), memory.failures, &uid);
     context.memories.put(&uid, memory);
     if let Err(error) = outcome {
+        let _within = span.enter();
         tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), %error, "Reconciling failed; trying again");
     }
     Ok(Action::requeue(pause))
@@ -109,6 +113,9 @@ async fn bring_about(
     let seen = observe::run(&valid, &report.fleet, context, memory).await;
     // Pure.
     let scale = scale::run(&valid, &report.fleet, &seen, memory);
+    if seen.observation.is_some() {
+        trace::decided(report.fleet.spec, scale.replicas, scale.decision.as_ref());
+    }
     let objects = build::run(&valid, scale.replicas);
     let job = migrate::job_name(&valid.name, &build::migration_hash(&valid));
     let migration = migration(&valid, &job, context);
@@ -212,12 +219,13 @@ async fn tell(
             tracing::warn!(%error, "An Event could not be written");
         }
     }
-    let lag = status.lag.as_ref();
+    // Not from the status, which holds round figures and is not written each time.
+    let estimates = report.decision.as_ref().map(|decision| &decision.estimates);
     context.metrics.set_lag(
         &memory.name.0,
         &memory.name.1,
-        lag.map(|lag| lag.events),
-        lag.and_then(|lag| lag.seconds),
+        estimates.and_then(|estimates| i64::try_from(estimates.lag_events?).ok()),
+        estimates.and_then(|estimates| Some(estimates.lag_seconds?.max(0.0).round() as i64)),
     );
     context.metrics.set_replicas(&memory.name.0, &memory.name.1, report.desired, existing, ready);
     context.metrics.set_told(

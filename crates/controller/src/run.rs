@@ -138,7 +138,8 @@ async fn work(
         pipelines,
         stores: ByNamespace::new(stores),
         secrets: Secrets::new(client.clone(), ByNamespace::new(changes)),
-        http: reqwest::Client::builder().pool_max_idle_per_host(1).build()?,
+        // Pods are asked directly and without TLS: no proxy, no authorities.
+        http: reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1).build()?,
         recorder: Recorder::new(client, reporter),
         metrics,
         monitoring: pipeline::Kinds::default(),

@@ -75,7 +75,7 @@ pub enum TelemetryError {
     },
     /// The OTLP transport is not built in.
     #[error(
-        "OTEL_EXPORTER_OTLP_PROTOCOL is `{0}`, but only `grpc` is built in: point the endpoint at the collector's gRPC port (4317)"
+        "OTEL_EXPORTER_OTLP_PROTOCOL is `{0}`: write `grpc` (the collector's port 4317) or `http/protobuf` (its port 4318)"
     )]
     Protocol(String),
     /// The endpoint or another OTLP setting is not usable.

@@ -29,7 +29,12 @@ async fn child() {
 fn run(format: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["child", "--exact", "--nocapture"]).env(ROLE, format);
-    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"] {
+    for name in [
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_SDK_DISABLED",
+    ] {
         command.env_remove(name);
     }
     let output = command.envs(variables.iter().copied()).output().unwrap();
@@ -89,11 +94,15 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 #[test]
 fn spans_go_to_the_endpoint_and_a_collector_that_hangs_does_not_hold_up_the_exit() {
-    let began = Instant::now();
-    let bytes = sent_to_collector(&[]);
-    assert!(contains(&bytes, "store batch"), "{} bytes", bytes.len());
-    assert!(contains(&bytes, "analytics-consumer") && contains(&bytes, "1.2.3"));
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    for protocol in ["grpc", "http/protobuf"] {
+        let began = Instant::now();
+        let bytes = sent_to_collector(&[("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)]);
+        assert!(contains(&bytes, "store batch"), "{protocol}: {} bytes", bytes.len());
+        assert!(contains(&bytes, "analytics-consumer") && contains(&bytes, "1.2.3"), "{protocol}");
+        // The path is compressed in gRPC's HTTP/2.
+        assert_eq!(contains(&bytes, "POST /v1/traces"), protocol != "grpc", "{protocol}");
+        assert!(began.elapsed() < Duration::from_secs(15), "{protocol}: {:?}", began.elapsed());
+    }
 }
 
 #[test]

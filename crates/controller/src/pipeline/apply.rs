@@ -19,6 +19,7 @@ use super::migrate;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
 use crate::error::Error;
+use crate::trace;
 use crate::watches::Stores;
 
 /// Who owns the fields that the controller sets.
@@ -121,8 +122,10 @@ pub(crate) async fn set_replicas(
     let api = Api::<Deployment>::namespaced(client.clone(), namespace);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    api.patch(name, &parameters, &patch).await.map(|_| ()).map_err(|source| Error::Apply {
-        kind: "Deployment".to_owned(),
+    let kind = "Deployment";
+    let written = trace::write(kind, name, api.patch(name, &parameters, &patch)).await;
+    written.map(|_| ()).map_err(|source| Error::Apply {
+        kind: kind.to_owned(),
         name: name.to_owned(),
         source: Box::new(source),
     })
@@ -154,14 +157,14 @@ impl Writer<'_> {
         }
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
         self.make_sure_it_is_ours(&api, &kind, &name, seen.as_deref().map(Resource::meta)).await?;
-        let written = api
-            .patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(object))
-            .await
-            .map_err(|source| Error::Apply {
-                kind: kind.clone(),
-                name: name.clone(),
-                source: Box::new(source),
-            })?;
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(object);
+        let written = trace::write(&kind, &name, api.patch(&name, &parameters, &patch));
+        let written = written.await.map_err(|source| Error::Apply {
+            kind: kind.clone(),
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
         self.context.metrics.wrote(&kind);
         self.memory
             .applied
@@ -179,7 +182,7 @@ impl Writer<'_> {
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
         let parameters =
             PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&parameters, object).await {
+        match trace::write(&kind, &name, api.create(&parameters, object)).await {
             Ok(_) => {
                 self.context.metrics.wrote(&kind);
                 Ok(())
@@ -249,7 +252,7 @@ impl Writer<'_> {
 }
 
 async fn delete<K: Object>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Error> {
-    match api.delete(name, &DeleteParams::background()).await {
+    match trace::write(kind, name, api.delete(name, &DeleteParams::background())).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(source) => {

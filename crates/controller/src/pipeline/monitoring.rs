@@ -15,6 +15,7 @@ use super::apply::FIELD_MANAGER;
 use super::build;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
+use crate::trace;
 
 const GROUP_VERSION: &str = "monitoring.coreos.com/v1";
 /// How long an answer to "do these kinds exist?" holds.
@@ -60,10 +61,11 @@ impl Kinds {
 pub(crate) async fn run(pipeline: &ValidatedPipeline, context: &Context, memory: &mut Memory) {
     let kinds = context.monitoring.existing(&context.client).await;
     let telemetry = &pipeline.spec.telemetry;
-    let rule = build::prometheus_rule(pipeline)
+    let labels = &context.settings.monitor_labels.0;
+    let rule = build::prometheus_rule(pipeline, labels)
         .inspect_err(|error| tracing::error!(%error, "The alerts built into the controller cannot be read"));
     let objects = [
-        (POD_MONITOR, telemetry.pod_monitor, Some(build::pod_monitor(pipeline))),
+        (POD_MONITOR, telemetry.pod_monitor, Some(build::pod_monitor(pipeline, labels))),
         (PROMETHEUS_RULE, telemetry.prometheus_rule, rule.ok()),
     ];
     for (kind, wish, object) in objects {
@@ -113,11 +115,12 @@ async fn bring_about(
             );
         }
         Some(object) => {
-            api.patch(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await?;
+            let (parameters, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
+            trace::write(kind, &name, api.patch(&name, &parameters, &patch)).await?;
             context.metrics.wrote(kind);
         }
         None if found.is_some() => {
-            api.delete(&name, &DeleteParams::background()).await?;
+            trace::write(kind, &name, api.delete(&name, &DeleteParams::background())).await?;
             context.metrics.wrote(kind);
         }
         None => {}

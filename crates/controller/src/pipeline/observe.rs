@@ -10,11 +10,13 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use tracing::Instrument;
 
 use super::scrape;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
 use crate::kafka::{LagError, Reading};
+use crate::trace;
 
 /// Another look within this time would only show the same.
 const FRESH: Duration = Duration::from_secs(2);
@@ -135,10 +137,15 @@ pub(crate) async fn run(
         return Seen { reading: reading.clone(), observation: None };
     }
     let pods = pods(context, &pipeline.namespace, &pipeline.name, "consumer");
-    let (reading, consumers) = tokio::join!(
-        context.kafka.read(&pipeline.kafka),
-        scrape::run(&context.http, &pods, &mut memory.samples)
-    );
+    let span = trace::observation();
+    let look = async {
+        tokio::join!(
+            context.kafka.read(&pipeline.kafka),
+            scrape::run(&context.http, &pods, &mut memory.samples)
+        )
+    };
+    let (reading, consumers) = look.instrument(span.clone()).await;
+    trace::observed(&span, &reading, consumers.len());
     if let Err(error) = &reading {
         context.metrics.lag_read_failed(error.reason());
     }

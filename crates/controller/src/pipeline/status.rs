@@ -15,6 +15,7 @@ use super::observe::Fleet;
 use crate::conditions::{Verdict, follow};
 use crate::context::{Context, Memory};
 use crate::error::Error;
+use crate::trace;
 
 /// Field manager of the status alone, so that its writes never touch fields of another.
 const FIELD_MANAGER: &str = "analytics-controller-status";
@@ -187,13 +188,11 @@ pub(crate) async fn write(
         "metadata": {"name": pipeline.name_any(), "uid": pipeline.uid()},
         "status": new,
     });
-    api.patch_status(
-        &pipeline.name_any(),
-        &PatchParams::apply(FIELD_MANAGER).force(),
-        &Patch::Apply(&object),
-    )
-    .await
-    .map_err(|source| Error::Status { source: Box::new(source) })?;
+    let (name, parameters, patch) =
+        (pipeline.name_any(), PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
+    trace::write("AnalyticsPipelineStatus", &name, api.patch_status(&name, &parameters, &patch))
+        .await
+        .map_err(|source| Error::Status { source: Box::new(source) })?;
     context.metrics.wrote("AnalyticsPipelineStatus");
     memory.status_written = Some(Instant::now());
     Ok(new)

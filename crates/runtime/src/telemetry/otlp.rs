@@ -1,4 +1,4 @@
-//! Traces over OTLP/gRPC, configured by the environment variables of the OpenTelemetry specification
+//! Traces over OTLP, by gRPC or HTTP, configured by the environment variables of the OpenTelemetry specification
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Key, KeyValue, global};
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -32,12 +32,8 @@ pub(super) fn provider(
     if !is_wanted(lookup) {
         return Ok(None);
     }
-    refuse_other_protocols(lookup)?;
-    // Used for https endpoints only; the exporter's own default trusts no authority at all.
-    let tls = ClientTlsConfig::new().with_enabled_roots();
-    let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls).build()?;
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_batch_exporter(exporter(transport(lookup)?)?)
         .with_resource(resource(service_name, version))
         .build();
     global::set_text_map_propagator(TraceContextPropagator::new());
@@ -45,13 +41,17 @@ pub(super) fn provider(
     Ok(Some(provider))
 }
 
-/// The layer that turns spans into traces. It has a filter of its own: a quiet log must not switch traces off, and
-/// the spans of the exporter's own connection must not be exported in turn.
+/// The layer that turns spans into traces. It has a filter of its own: a quiet log must not switch traces off, the
+/// spans of the exporter's own connection must not be exported in turn, and those of libraries say nothing that ours
+/// do not.
 pub(super) fn layer(provider: &SdkTracerProvider, service_name: &'static str) -> BoxedLayer {
-    let own_connection = [
+    let libraries = [
         "h2",
         "hyper",
         "hyper_util",
+        "kube",
+        "reqwest",
+        "rustls",
         "tonic",
         "tower",
         "opentelemetry",
@@ -60,7 +60,7 @@ pub(super) fn layer(provider: &SdkTracerProvider, service_name: &'static str) ->
     ];
     let filter = Targets::new()
         .with_default(LevelFilter::INFO)
-        .with_targets(own_connection.map(|target| (target, LevelFilter::OFF)));
+        .with_targets(libraries.map(|target| (target, LevelFilter::OFF)));
     tracing_opentelemetry::layer().with_tracer(provider.tracer(service_name)).with_filter(filter).boxed()
 }
 
@@ -86,14 +86,34 @@ fn is_wanted(lookup: Lookup<'_>) -> bool {
     has_endpoint && !is("OTEL_SDK_DISABLED", "true") && !is("OTEL_TRACES_EXPORTER", "none")
 }
 
-fn refuse_other_protocols(lookup: Lookup<'_>) -> Result<(), TelemetryError> {
-    let protocol =
-        lookup("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| lookup("OTEL_EXPORTER_OTLP_PROTOCOL"));
-    match protocol {
-        Some(protocol) if !protocol.is_empty() && protocol != "grpc" => {
-            Err(TelemetryError::Protocol(protocol))
+/// How spans travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Grpc,
+    Http,
+}
+
+// The variable for traces wins over the one for all signals, and an empty one counts as unset (OpenTelemetry
+// specification, "Configuration").
+fn transport(lookup: Lookup<'_>) -> Result<Transport, TelemetryError> {
+    let set = |name: &str| lookup(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    match protocol.as_deref() {
+        None | Some("grpc") => Ok(Transport::Grpc),
+        Some("http/protobuf") => Ok(Transport::Http),
+        Some(other) => Err(TelemetryError::Protocol(other.to_owned())),
+    }
+}
+
+fn exporter(transport: Transport) -> Result<SpanExporter, ExporterBuildError> {
+    match transport {
+        Transport::Grpc => {
+            // Used for https endpoints only; the exporter's own default trusts no authority at all.
+            let tls = ClientTlsConfig::new().with_enabled_roots();
+            SpanExporter::builder().with_tonic().with_tls_config(tls).build()
         }
-        _ => Ok(()),
+        // Its client has a thread of its own: spans are sent from a thread that belongs to no Tokio runtime.
+        Transport::Http => SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build(),
     }
 }
 
@@ -138,11 +158,27 @@ mod tests {
     }
 
     #[test]
+    fn the_protocol_is_the_one_for_traces_then_the_one_for_all_then_grpc() {
+        const ALL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+        const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
+        let cases: [(&'static [(&str, &str)], Transport); 6] = [
+            (&[], Transport::Grpc),
+            (&[(ALL, "")], Transport::Grpc),
+            (&[(ALL, "grpc")], Transport::Grpc),
+            (&[(ALL, "http/protobuf")], Transport::Http),
+            (&[(ALL, "http/protobuf"), (TRACES, "grpc")], Transport::Grpc),
+            (&[(ALL, "grpc"), (TRACES, "http/protobuf")], Transport::Http),
+        ];
+        for (pairs, expected) in cases {
+            assert_eq!(transport(&environment(pairs)).unwrap(), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
     fn a_protocol_that_is_not_built_in_is_refused() {
-        let pairs = environment(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]);
-        let error = refuse_other_protocols(&pairs).unwrap_err().to_string();
-        assert!(error.contains("`http/protobuf`") && error.contains("4317"), "{error}");
-        assert!(refuse_other_protocols(&environment(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")])).is_ok());
+        let pairs = environment(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")]);
+        let error = transport(&pairs).unwrap_err().to_string();
+        assert!(error.contains("`http/json`") && error.contains("`http/protobuf`"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What Prometheus Operator needs to know about a pipeline: where to scrape it, and when to raise an alert. (no client
 //! required)
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::metadata::{self, Component};
@@ -13,12 +15,15 @@ const RULES: [&str; 2] = [
     include_str!("../../../../../grafana/alerts/pipelines.yaml"),
 ];
 
+/// Labels that the operator gives to the monitors of all pipelines.
+type Labels = BTreeMap<String, String>;
+
 /// The PodMonitor of a pipeline: its series carry the namespace, the pod and the pipeline.
-pub(crate) fn pod_monitor(pipeline: &ValidatedPipeline) -> Value {
+pub(crate) fn pod_monitor(pipeline: &ValidatedPipeline, labels: &Labels) -> Value {
     json!({
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": object(pipeline),
+        "metadata": object(pipeline, labels),
         "spec": {
             "selector": metadata::consumers(&pipeline.name),
             "podMetricsEndpoints": [{
@@ -34,7 +39,10 @@ pub(crate) fn pod_monitor(pipeline: &ValidatedPipeline) -> Value {
 ///
 /// # Errors
 /// When the alerts of the repository cannot be read, which a test would have found.
-pub(crate) fn prometheus_rule(pipeline: &ValidatedPipeline) -> Result<Value, serde_saphyr::Error> {
+pub(crate) fn prometheus_rule(
+    pipeline: &ValidatedPipeline,
+    labels: &Labels,
+) -> Result<Value, serde_saphyr::Error> {
     let matchers = format!("namespace=\"{}\", pipeline=\"{}\"", pipeline.namespace, pipeline.name);
     let mut groups = Vec::new();
     for text in RULES {
@@ -50,16 +58,17 @@ pub(crate) fn prometheus_rule(pipeline: &ValidatedPipeline) -> Result<Value, ser
     Ok(json!({
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": object(pipeline),
+        "metadata": object(pipeline, labels),
         "spec": {"groups": groups},
     }))
 }
 
-// The user's labels are those by which a Prometheus chooses; they must not replace those by which objects are found.
-fn object(pipeline: &ValidatedPipeline) -> Value {
+// A Prometheus chooses by the operator's labels and the pipeline's; neither must replace those by which objects are found.
+fn object(pipeline: &ValidatedPipeline, labels: &Labels) -> Value {
     let name = analytics_api::labels::consumer_name(&pipeline.name);
     let mut metadata = metadata::object(pipeline, name, Component::Consumer);
-    let mut labels = pipeline.spec.telemetry.monitor_labels.clone();
+    let mut labels = labels.clone();
+    labels.extend(pipeline.spec.telemetry.monitor_labels.clone());
     labels.extend(metadata.labels.take().unwrap_or_default());
     metadata.labels = Some(labels);
     json!(metadata)
@@ -70,11 +79,22 @@ mod tests {
     use super::*;
     use crate::pipeline::fixtures;
 
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
     #[test]
     fn a_pipelines_monitor_finds_its_consumers_and_names_it() {
         let pipeline = fixtures::valid(r#"{"telemetry": {"monitorLabels": {"release": "prometheus"}}}"#);
-        let monitor = pod_monitor(&pipeline);
-        assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+        let of_operator =
+            labels(&[("release", "other"), ("team", "a"), ("app.kubernetes.io/instance", "stranger")]);
+        let monitor = pod_monitor(&pipeline, &of_operator);
+        let found = &monitor["metadata"]["labels"];
+        assert_eq!(found["release"], "prometheus", "the pipeline's own label wins");
+        assert_eq!(
+            (&found["team"], &found["app.kubernetes.io/instance"]),
+            (&json!("a"), &json!(pipeline.name))
+        );
         assert_eq!(monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"], pipeline.name);
         let relabeling = &monitor["spec"]["podMetricsEndpoints"][0]["relabelings"][0];
         assert_eq!(
@@ -87,7 +107,7 @@ mod tests {
     #[test]
     fn a_pipelines_alerts_are_about_this_pipeline_only() {
         let pipeline = fixtures::valid("{}");
-        let rule = prometheus_rule(&pipeline).unwrap();
+        let rule = prometheus_rule(&pipeline, &Labels::new()).unwrap();
         let groups = rule["spec"]["groups"].as_array().unwrap();
         assert_eq!(groups.len(), 2);
         let own = format!("pipeline=\"{}\"", pipeline.name);
