@@ -24,7 +24,8 @@ cp -r --parents charts/analytics-pipeline "$work"
 rm -rf "$work/charts/analytics-pipeline/files"
 copies crds '*.yaml' crds
 copies grafana '*.json' dashboards
-copies grafana/alerts '*.yaml' rules
+# Alerts about a pipeline are made with it, by the controller.
+copies grafana/alerts 'controller.yaml' rules
 
 # The labels of Helm would say that a release owns these objects.
 render() {

@@ -44,6 +44,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* A map as key=value, separated by commas. */}}
+{{- define "analytics-pipeline.pairs" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end -}}
+{{- join "," $pairs -}}
+{{- end -}}
+
 {{/* What the operator may do where its pipelines are. No wildcards: each rule says what it is for. */}}
 {{- define "analytics-pipeline.rules" -}}
 # Pipelines are found and watched; they are never changed.

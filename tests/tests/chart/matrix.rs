@@ -67,7 +67,6 @@ fn matrix() -> Vec<(Value, &'static [&'static str], &'static [&'static str])> {
         (json!({"replicas": 2}), &["PodDisruptionBudget/analytics-controller"], &[]),
         (json!({"replicas": 2, "podDisruptionBudget": {"enabled": false}}), &[], &[]),
         (json!({"serviceMonitor": {"enabled": true}}), &["ServiceMonitor/analytics-controller"], &[]),
-        (json!({"podMonitor": {"enabled": true}}), &["PodMonitor/analytics-controller-consumers"], &[]),
         (
             json!({"prometheusRule": {"enabled": true, "labels": {"release": "kube-prometheus-stack"}}}),
             &["PrometheusRule/analytics-controller"],
@@ -115,6 +114,7 @@ fn everything() -> Value {
         "pollIntervalSeconds": 15,
         "kafkaTimeoutSeconds": 3,
         "concurrency": 4,
+        "pipelineMonitors": {"labels": {"release": "prometheus", "team": "data"}},
         "env": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://otel:4317"}],
         "resources": {"requests": {"cpu": 1, "memory": "128Mi"}, "limits": {"memory": "128Mi", "ephemeral-storage": "64Mi"}},
         "podLabels": {"network": "open"},
@@ -202,6 +202,7 @@ async fn every_value_of_the_pod_arrives_there() -> Result<()> {
         ("POLL_INTERVAL_SECONDS", "15"),
         ("KAFKA_TIMEOUT_SECONDS", "3"),
         ("CONCURRENCY", "4"),
+        ("MONITOR_LABELS", "release=prometheus,team=data"),
         ("LOG_LEVEL", "debug"),
         ("LOG_FORMAT", "json"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4317"),
