@@ -1,5 +1,6 @@
 //! An OpenTelemetry Collector that writes the spans it receives to a file.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::{cache, wait};
 #[derive(Debug)]
 pub struct Collector {
     process: Process,
+    address: Ipv4Addr,
     grpc: Port,
     http: Port,
     run: Run,
@@ -46,13 +48,21 @@ impl Span {
 }
 
 impl Collector {
-    /// Starts a collector.
+    /// Starts a collector for programs on this machine.
     ///
     /// # Errors
     /// When it does not start; the error holds the end of its log.
     pub async fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts a collector that listens on another of this machine's addresses, such as the one that pods reach.
+    ///
+    /// # Errors
+    /// As [`Collector::start`].
+    pub async fn start_at(address: Ipv4Addr) -> Result<Self> {
         let (grpc, http, run) = (Port::reserve()?, Port::reserve()?, Run::new("collector")?);
-        let endpoint = |port: &Port| json!({"endpoint": format!("127.0.0.1:{}", port.number())});
+        let endpoint = |port: &Port| json!({"endpoint": format!("{address}:{}", port.number())});
         let configuration = json!({
             "receivers": {"otlp": {"protocols": {"grpc": endpoint(&grpc), "http": endpoint(&http)}}},
             "exporters": {"file": {"path": run.path().join("spans")}},
@@ -66,19 +76,19 @@ impl Collector {
         let mut command = tied("KILL", cache::part("collector")?.join("collector"));
         command.arg("--config").arg(&file);
         let process = Process::start("the collector", command, &run.path().join("log"))?;
-        let mut collector = Self { process, grpc, http, run };
+        let mut collector = Self { process, address, grpc, http, run };
         collector.ready().await?;
         Ok(collector)
     }
 
     async fn ready(&mut self) -> Result<()> {
-        let port = self.grpc.number();
+        let endpoint = (self.address, self.grpc.number());
         let process = &mut self.process;
         wait::until_true("the collector listens", Duration::from_secs(60), || {
             let running = process.check();
             async move {
                 running?;
-                Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+                Ok(tokio::net::TcpStream::connect(endpoint).await.is_ok())
             }
         })
         .await
@@ -87,13 +97,13 @@ impl Collector {
     /// The endpoint for OTLP over gRPC.
     #[must_use]
     pub fn grpc_endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.grpc.number())
+        format!("http://{}:{}", self.address, self.grpc.number())
     }
 
     /// The endpoint for OTLP over HTTP.
     #[must_use]
     pub fn http_endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http.number())
+        format!("http://{}:{}", self.address, self.http.number())
     }
 
     /// All spans received so far.

@@ -1,6 +1,6 @@
 //! Just enough HTTP to read health pages and metrics on this machine.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,10 +14,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When nobody answers in time or the answer is no HTTP.
 pub async fn get(port: u16, path: &str) -> Result<(u16, String)> {
+    get_from(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path).await
+}
+
+/// Status and body of `http://address/path`, such as a pod's.
+///
+/// # Errors
+/// When nobody answers in time or the answer is no HTTP.
+pub async fn get_from(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let answer = tokio::time::timeout(TIMEOUT, async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let mut stream = TcpStream::connect(address).await?;
         // HTTP/1.0: the answer ends with the connection and is never chunked.
-        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;

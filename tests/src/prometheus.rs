@@ -1,14 +1,17 @@
 //! A Prometheus that scrapes what a test runs.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::port::Port;
-use crate::process::{Process, tied};
+use crate::process::{self, Process, tied};
 use crate::run::Run;
 use crate::{cache, http, wait};
 
@@ -30,11 +33,20 @@ impl Target {
     }
 }
 
-/// A running Prometheus. Killed when dropped.
+/// Labels of a series, and its values with the seconds since 1970.
+pub type Series = (Value, Vec<(f64, f64)>);
+
+/// A running Prometheus; one of our own is killed when dropped.
 #[derive(Debug)]
 pub struct Prometheus {
+    address: SocketAddr,
+    own: Option<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
     process: Process,
-    port: Port,
+    _port: Port,
     _run: Run,
 }
 
@@ -70,19 +82,26 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", run.path().join("data").display()));
         command.arg(format!("--web.listen-address=127.0.0.1:{}", port.number())).arg("--log.level=warn");
         let process = Process::start("Prometheus", command, &run.path().join("log"))?;
-        let mut server = Self { process, port, _run: run };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
+        let mut server = Self { address, own: Some(Own { process, _port: port, _run: run }) };
         server.ready().await?;
         Ok(server)
     }
 
+    /// One that somebody else runs, for example in a pod.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, own: None }
+    }
+
     async fn ready(&mut self) -> Result<()> {
-        let port = self.port.number();
-        let process = &mut self.process;
+        let address = self.address;
+        let own = &mut self.own;
         wait::until_true("Prometheus is ready", Duration::from_secs(60), || {
-            let running = process.check();
+            let running = own.as_mut().map_or(Ok(()), |own| own.process.check());
             async move {
                 running?;
-                Ok(http::get(port, "/-/ready").await?.0 == 200)
+                Ok(http::get_from(address, "/-/ready").await?.0 == 200)
             }
         })
         .await
@@ -101,20 +120,21 @@ impl Prometheus {
         series.iter().map(|series| Ok((series["metric"].clone(), number(&series["value"][1])?))).collect()
     }
 
-    /// The series of an expression over the last `seconds`, with a value for each second: labels and number of values.
+    /// The series of an expression over the last `seconds`, looked at every `step` seconds: labels, and the values (seconds
+    /// since 1970, value) that are there.
     ///
     /// # Errors
     /// When the expression is wrong.
-    pub async fn query_range(&self, expression: &str, seconds: i64) -> Result<Vec<(Value, usize)>> {
+    pub async fn query_range(&self, expression: &str, seconds: i64, step: i64) -> Result<Vec<Series>> {
         let end = chrono::Utc::now().timestamp();
-        let path =
-            format!("query_range?query={}&start={}&end={end}&step=1", encoded(expression), end - seconds);
+        let path = format!(
+            "query_range?query={}&start={}&end={end}&step={step}",
+            encoded(expression),
+            end - seconds
+        );
         let data = self.api(&path).await?;
         let series = data["result"].as_array().context("no series")?;
-        Ok(series
-            .iter()
-            .map(|series| (series["metric"].clone(), series["values"].as_array().map_or(0, Vec::len)))
-            .collect())
+        series.iter().map(|series| Ok((series["metric"].clone(), points(&series["values"])?))).collect()
     }
 
     /// The values of a label among the series that `selector` chooses.
@@ -131,11 +151,44 @@ impl Prometheus {
     /// # Errors
     /// When the answer is an error.
     pub async fn api(&self, path: &str) -> Result<Value> {
-        let (_, body) = http::get(self.port.number(), &format!("/api/v1/{path}")).await?;
+        let (_, body) = http::get_from(self.address, &format!("/api/v1/{path}")).await?;
         let answer: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
         ensure!(answer["status"] == "success", "{path}: {body}");
         Ok(answer["data"].clone())
     }
+}
+
+/// Runs `promtool`, and returns what it printed.
+///
+/// # Errors
+/// When it finds fault with something; the error holds what it says.
+pub async fn promtool(arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(cache::program("promtool")?);
+    command.args(arguments);
+    process::output(command).await
+}
+
+/// Lets `promtool check metrics` judge what a program exports.
+///
+/// # Errors
+/// When it finds fault; the error holds what it says and the metrics.
+pub async fn check_metrics(metrics: &str) -> Result<()> {
+    let mut command = tokio::process::Command::new(cache::program("promtool")?);
+    command.args(["check", "metrics"]).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    // It reads all of its input before it says anything; the end of the input is the drop of the pipe.
+    child.stdin.take().context("no input")?.write_all(metrics.as_bytes()).await?;
+    let output = child.wait_with_output().await?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    ensure!(output.status.success() && said.trim().is_empty(), "promtool says:\n{said}\nabout:\n{metrics}");
+    Ok(())
+}
+
+fn points(values: &Value) -> Result<Vec<(f64, f64)>> {
+    let values = values.as_array().context("a series without values")?;
+    values.iter().map(|point| Ok((point[0].as_f64().context("no time")?, number(&point[1])?))).collect()
 }
 
 fn number(value: &Value) -> Result<f64> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::dashboards::repository;
+use testbed::dashboards::repository;
 
 /// Markdown files of the repository that people read.
 fn pages() -> Result<Vec<PathBuf>> {

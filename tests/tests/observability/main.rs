@@ -1,9 +1,8 @@
 //! What people see: metrics and their reference, dashboards, alerts and their runbooks.
 
-mod dashboards;
-mod expressions;
 mod links;
 mod lint;
+mod measure;
 mod panels;
 mod reference;
 mod rules;

@@ -1,14 +1,13 @@
 //! The metrics reference is what the binaries say, and everything that names a metric names one that exists.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use testbed::{cache, process};
+use testbed::dashboards::{Dashboard, fill, list, queries};
+use testbed::process;
+use testbed::promql::metric_names;
 
-use crate::dashboards::{Dashboard, fill, list, queries};
-use crate::expressions::metric_names;
 use crate::rules::rules;
 use crate::support::Bed;
 
@@ -73,7 +72,7 @@ async fn dashboards_and_rules_name_only_metrics_that_exist() -> Result<()> {
             expressions.push((dashboard.name.clone(), fill(expression)));
         }
         for query in dashboard.panels().into_iter().flat_map(queries) {
-            if let crate::dashboards::Query::Metrics { expression, .. } = query {
+            if let testbed::dashboards::Query::Metrics { expression, .. } = query {
                 expressions.push((dashboard.name.clone(), expression));
             }
         }
@@ -112,21 +111,5 @@ async fn prometheus_has_nothing_to_find_fault_with_in_the_consumers_metrics() ->
     let bed = Bed::start("checked", 2, 3_000).await?;
     let (status, metrics) = bed.consumer.get("/metrics").await?;
     ensure!(status == 200, "{metrics}");
-    check_metrics(&metrics)
-}
-
-/// Runs `promtool check metrics`, which reads from its standard input.
-fn check_metrics(metrics: &str) -> Result<()> {
-    let mut child = Command::new(cache::program("promtool")?)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("no input")?.write_all(metrics.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    ensure!(output.status.success() && said.trim().is_empty(), "promtool says:\n{said}\nabout:\n{metrics}");
-    Ok(())
+    testbed::prometheus::check_metrics(&metrics).await
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testbed::{cache, process};
-
-use crate::dashboards::{list, repository};
+use testbed::dashboards::{list, repository};
+use testbed::promql::metric_names;
+use testbed::{helm, prometheus};
 
 /// The files of a folder that end like this.
 fn files(folder: &str, ending: &str) -> Result<Vec<PathBuf>> {
@@ -36,26 +35,89 @@ fn alerts() -> Result<BTreeSet<String>> {
     Ok(rules()?.iter().filter_map(|rule| Some(rule["alert"].as_str()?.to_owned())).collect())
 }
 
-async fn promtool(arguments: &[&str], files: Vec<PathBuf>) -> Result<String> {
-    let mut command = Command::new(cache::program("promtool")?);
-    command.args(arguments).args(files);
-    process::output(command).await
+async fn promtool(arguments: &[&str], files: &[PathBuf]) -> Result<String> {
+    let files: Vec<&str> = files.iter().filter_map(|file| file.to_str()).collect();
+    prometheus::promtool(&[arguments, &files].concat()).await
 }
 
 #[tokio::test]
 async fn rules_are_valid_and_fire_when_they_should_and_only_then() -> Result<()> {
-    promtool(&["check", "rules", "--lint=all", "--lint-fatal"], files("grafana/alerts", ".yaml")?).await?;
-    promtool(&["test", "rules"], files("grafana/alerts/tests", ".yaml")?).await.map(drop)
+    promtool(&["check", "rules", "--lint=all", "--lint-fatal"], &files("grafana/alerts", ".yaml")?).await?;
+    promtool(&["test", "rules"], &files("grafana/alerts/tests", ".yaml")?).await.map(drop)
 }
 
-#[test]
-fn each_alert_has_a_case_in_which_it_fires() -> Result<()> {
-    let mut cases = String::new();
+/// What the chart makes of them is still what Prometheus takes.
+#[tokio::test]
+async fn the_rules_of_the_chart_are_valid() -> Result<()> {
+    let values = serde_json::json!({"prometheusRule": {"enabled": true}});
+    let objects = helm::objects(&helm::render(&values).await?)?;
+    let rule =
+        objects.iter().find(|object| object["kind"] == "PrometheusRule").context("no PrometheusRule")?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), rule["spec"].to_string())?;
+    let said = promtool(&["check", "rules", "--lint=all", "--lint-fatal"], &[file.path().to_owned()]).await?;
+    ensure!(said.contains("3 rules found"), "{said}");
+    Ok(())
+}
+
+/// A series of a case and, for one moment of it, the alerts that fire then: names and labels as they are written.
+struct Moment {
+    series: String,
+    firing: Vec<String>,
+}
+
+fn moments() -> Result<Vec<Moment>> {
+    let mut moments = Vec::new();
     for file in files("grafana/alerts/tests", ".yaml")? {
-        cases.push_str(&std::fs::read_to_string(file)?);
+        let content: Value = serde_saphyr::from_str(&std::fs::read_to_string(file)?)?;
+        for case in list(&content["tests"]) {
+            for expectation in list(&case["promql_expr_test"]) {
+                let samples = list(&expectation["exp_samples"]).iter();
+                let firing: Vec<_> =
+                    samples.filter_map(|sample| Some(sample["labels"].as_str()?.to_owned())).collect();
+                let series =
+                    list(&case["input_series"]).iter().filter_map(|series| series["series"].as_str());
+                moments.extend(
+                    series.map(|series| Moment { series: series.to_owned(), firing: firing.clone() }),
+                );
+            }
+        }
     }
+    Ok(moments)
+}
+
+/// Whether the labels of an alert that fires, apart from its name and severity, are those of the series.
+fn is_about(firing: &str, series: &str) -> bool {
+    let labels = firing.trim_matches(['{', '}']).split(',').map(str::trim);
+    let mut labels =
+        labels.filter(|label| !label.starts_with("alertname=") && !label.starts_with("severity="));
+    labels.all(|label| series.contains(label))
+}
+
+/// An alert that cannot fire is worthless, and one that fires where nothing is wrong is worse.
+#[test]
+fn each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_must_not() -> Result<()> {
+    let moments = moments()?;
+    let recorded: Vec<Value> = rules()?.into_iter().filter(|rule| rule.get("record").is_some()).collect();
     for alert in alerts()? {
-        assert!(cases.contains(&format!("alertname=\"{alert}\"")), "{alert} has no case in which it fires");
+        let fires = |moment: &Moment| {
+            let name = format!("alertname=\"{alert}\"");
+            moment.firing.iter().any(|firing| firing.contains(&name) && is_about(firing, &moment.series))
+        };
+        let mut metrics = BTreeSet::new();
+        for rule in rules()?.iter().filter(|rule| rule["alert"] == *alert) {
+            metrics.extend(metric_names(rule["expr"].as_str().unwrap_or_default()));
+        }
+        for rule in &recorded {
+            if metrics.contains(rule["record"].as_str().unwrap_or_default()) {
+                metrics.extend(metric_names(rule["expr"].as_str().unwrap_or_default()));
+            }
+        }
+        let of_alert =
+            |moment: &&Moment| metrics.contains(moment.series.split('{').next().unwrap_or_default());
+        assert!(moments.iter().filter(of_alert).any(fires), "{alert} has no case in which it fires");
+        let quiet = moments.iter().filter(of_alert).any(|moment| !fires(moment));
+        assert!(quiet, "{alert} has no case in which it must not fire");
     }
     Ok(())
 }

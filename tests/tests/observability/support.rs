@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use testbed::generator::produce::{Target, produce};
 use testbed::generator::{Counts, Generator, Options};
 use testbed::{Consumer, ConsumerOptions, Kafka, KafkaOptions, Postgres, PostgresOptions, wait};
+
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Bed {

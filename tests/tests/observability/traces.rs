@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
+use rustix::process::Signal;
 use testbed::collector::Span;
 use testbed::{Collector, wait};
 
@@ -84,6 +85,54 @@ async fn a_batch_is_a_span_that_leads_to_its_producers_and_holds_its_transaction
         "a context that was not sampled"
     );
     Ok(())
+}
+
+/// The variables of the specification choose the transport; what arrives is the same.
+#[tokio::test]
+async fn spans_travel_over_http_as_well() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut settings = traced(&collector.http_endpoint()).to_vec();
+    settings.push(("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned()));
+    let bed = Bed::start_with("webbed", 1, 0, &settings).await?;
+    let sampled = "4bf92f3577b34da6a3ce929d0e0e4736";
+    send(&bed, 1, Some(&format!("00-{sampled}-00f067aa0ba902b7-01"))).await?;
+    bed.until_stored(1).await?;
+    let batch = until_span(&collector, "a batch", |span| span.text("name") == "process webbed").await?;
+    assert_eq!(batch.json["links"][0]["traceId"], sampled);
+    let of_batch = |span: &Span| span.text("parentSpanId") == batch.text("spanId");
+    until_span(&collector, "its transaction", of_batch).await.map(drop)
+}
+
+/// The decision of the root holds for the whole trace: no transaction without its batch.
+#[tokio::test]
+async fn a_share_of_the_traces_is_kept_and_each_of_them_whole() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut settings = traced(&collector.grpc_endpoint()).to_vec();
+    settings.push(("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()));
+    settings.push(("OTEL_TRACES_SAMPLER_ARG", "0.3".to_owned()));
+    let mut bed = Bed::start_with("shared", 1, 0, &settings).await?;
+    // One event after the other is stored, so each is a batch of its own.
+    let batches = 60;
+    for number in 1..=batches {
+        send(&bed, number, None).await?;
+        bed.until_stored(number.into()).await?;
+    }
+    // The end of the process sends what it still holds.
+    bed.consumer.signal(Signal::TERM);
+    bed.consumer.ended(SOON).await?;
+    wait::until_true("each batch that was kept is there with its transaction", SOON, || async {
+        let spans = collector.spans()?;
+        let roots = spans.iter().filter(|span| span.text("name") == "process shared").count();
+        // With a chance of 0.3 for each of sixty, none at all is as unlikely as one in a billion.
+        ensure!(roots > 0 && roots < batches as usize, "{roots} of {batches}");
+        let orphan = spans.iter().find(|span| {
+            let parent = span.text("parentSpanId");
+            !parent.is_empty() && !spans.iter().any(|other| other.text("spanId") == parent)
+        });
+        ensure!(orphan.is_none(), "{orphan:?}");
+        Ok(spans.len() == 2 * roots)
+    })
+    .await
 }
 
 #[tokio::test]

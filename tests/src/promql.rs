@@ -33,8 +33,9 @@ const KEYWORDS: [&str; 25] = [
 /// Words after which a list of labels follows.
 const LABEL_LISTS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
-/// Names of the metrics in `expression`, in any order.
-pub(crate) fn metric_names(expression: &str) -> BTreeSet<String> {
+/// Names of the metrics in `expression`.
+#[must_use]
+pub fn metric_names(expression: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {
@@ -80,18 +81,23 @@ fn after_braces(text: &str) -> &str {
     ""
 }
 
-#[test]
-fn metrics_are_told_from_functions_labels_and_numbers() {
-    let cases = [
-        ("up == 0", "up"),
-        ("sum by (a, b) (rate(x_total{c=\"d}e\", f=~\".+\"}[5m])) > 1e3", "x_total"),
-        ("max without (pod) (a:b:c) or vector(0)", "a:b:c"),
-        ("p * on (instance) group_left (v) q offset 1d", "p q"),
-        ("histogram_quantile(0.99, sum by (le) (rate(s_bucket[$__rate_interval]))) >= 0", "s_bucket"),
-        ("avg_over_time(r[1h]) > 0.144 and x > bool y", "r x y"),
-    ];
-    for (expression, expected) in cases {
-        let names: Vec<String> = metric_names(expression).into_iter().collect();
-        assert_eq!(names.join(" "), expected, "{expression}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_told_from_functions_labels_and_numbers() {
+        let cases = [
+            ("up == 0", "up"),
+            ("sum by (a, b) (rate(x_total{c=\"d}e\", f=~\".+\"}[5m])) > 1e3", "x_total"),
+            ("max without (pod) (a:b:c) or vector(0)", "a:b:c"),
+            ("p * on (instance) group_left (v) q offset 1d", "p q"),
+            ("histogram_quantile(0.99, sum by (le) (rate(s_bucket[$__rate_interval]))) >= 0", "s_bucket"),
+            ("avg_over_time(r[1h]) > 0.144 and x > bool y", "r x y"),
+        ];
+        for (expression, expected) in cases {
+            let names: Vec<String> = metric_names(expression).into_iter().collect();
+            assert_eq!(names.join(" "), expected, "{expression}");
+        }
     }
 }
