@@ -14,6 +14,10 @@ use crate::state::{CapacityMemory, Ceiling, Change, SinkMemory, Trial};
 const FUTILE: f64 = 0.25;
 /// Above this share it did what it should.
 const EFFECTIVE: f64 = 0.75;
+/// Throughputs that differ by less than this factor are the same.
+const SAME_SHARE: f64 = 1.1;
+/// Replicas that are busy with a backlog do at least this share of what each of them could.
+const BUSY_SHARE: f32 = 0.9;
 /// Seconds after everything has settled until a growth is judged.
 const JUDGE_SECONDS: f64 = 25.0;
 /// Replicas whose capacity adds up to so many times a throughput reach it even when some are slower for a while.
@@ -32,6 +36,9 @@ pub(crate) fn begin(before: &SinkMemory, capacity: &CapacityMemory, change: Chan
     if let (true, true, Some(throughput), Some(rate)) =
         (change.to > change.from && change.from > 0, capacity.saturated, capacity.throughput, capacity.rate)
     {
+        // All were busy at last: what they did then counts, though the average does not show it yet.
+        let last = capacity.samples.last().map(|each| BUSY_SHARE * each * change.from as f32);
+        let throughput = last.map_or(throughput, |last| throughput.max(last));
         memory.trial = Some(Trial { from: change.from, to: change.to, throughput, capacity: rate });
     }
     memory
@@ -66,11 +73,13 @@ pub(crate) fn judge(
         return (memory, None);
     }
     let limit = throughput.max(f64::from(trial.throughput));
+    // Where the growth gained something after all, the number before it does not store as much.
+    let safe = if limit > SAME_SHARE * f64::from(trial.throughput) { trial.to } else { trial.from };
     memory.doubt = None;
     memory.ceiling = Some(Ceiling {
         throughput: limit as f32,
-        replicas: sufficient(limit, f64::from(known), &levels(partitions)).min(trial.from),
-        safe: trial.from,
+        replicas: sufficient(limit, f64::from(known), &levels(partitions)).min(safe),
+        safe,
         active: true,
         seen: now,
         relieved_since: None,

@@ -107,6 +107,9 @@ fn show(contest: &Contest, options: &Options) -> std::io::Result<()> {
     }
     if options.log {
         println!("        {:?} {:?}", contest.trace.incidents, contest.trace.truths);
+        let ages: Vec<String> =
+            contest.ours.ages.iter().step_by(300).map(|age| format!("{age:.0}")).collect();
+        println!("        oldest event every 300 s: {}", ages.join(" "));
         contest.ours.log.iter().for_each(|line| println!("        {line}"));
         contest
             .baselines
