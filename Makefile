@@ -77,7 +77,7 @@ metrics: build ## Generate docs/metrics.md from what both binaries say
 .PHONY: test
 test: format-check ## Everything: formatting, lints, unit tests, integration, end to end (needs root)
 	tests/prepare.sh tests
-	$(MAKE) --no-print-directory test-unit test-integration test-e2e
+	$(MAKE) --no-print-directory deny test-unit test-integration test-e2e
 
 .PHONY: test-unit
 test-unit: ## The quick ones: no server is started
@@ -104,10 +104,6 @@ chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_
 bench-controller: build ## What many idle pipelines cost the controller (PIPELINES=1000)
 	$(cargo_test) --test e2e_scale -- --nocapture
 
-.PHONY: simulate
-simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and others; pictures go to target/simulate
-	cargo run --release -p autoscaler --example simulate -- --out $(target)/simulate
-
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
 	cargo clippy --release --workspace --all-targets -- -D warnings
@@ -122,5 +118,5 @@ format-check:
 	cargo fmt --all --check
 
 .PHONY: deny
-deny: ## Check licences, sources and advisories of all dependencies (cargo-deny, built into the cache if missing)
+deny: ## Check licences, sources and advisories of all dependencies (part of `make test`)
 	tests/deny.sh
