@@ -104,6 +104,10 @@ chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_
 bench-controller: build ## What many idle pipelines cost the controller (PIPELINES=1000)
 	$(cargo_test) --test e2e_scale -- --nocapture
 
+.PHONY: simulate
+simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and others; pictures go to target/simulate
+	cargo run --release -p autoscaler --example simulate -- --out $(target)/simulate
+
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
 	cargo clippy --release --workspace --all-targets -- -D warnings
