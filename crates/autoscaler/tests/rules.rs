@@ -285,3 +285,37 @@ fn a_drain_is_predicted_and_compared() {
     let error = (outcome.actual_seconds - outcome.predicted_seconds).abs() / outcome.predicted_seconds;
     assert!(error < 0.35, "{outcome:?}");
 }
+
+/// The growth from one replica is the only experiment there is; it shows a limit that is more than one replica's worth.
+#[test]
+fn a_limit_of_the_database_between_one_replica_and_all_is_found_and_used() {
+    let mut scene = Scene::steady(6, 0.5, 1);
+    scene.sink = Some(170.0);
+    let changes = scene.drive(2.6, 600.0, &policy());
+    assert_eq!(scene.replicas, 2, "two replicas store 170 per second: {changes:?}");
+    assert_eq!(names(&scene.look(&policy())), vec!["SinkSaturated"]);
+}
+
+/// A rollout is waited for, unless it costs so much that the objective will be lost meanwhile.
+#[test]
+fn a_rollout_is_made_up_for_only_if_it_costs_the_objective() {
+    for (stored, grows) in [(260.0, false), (150.0, true)] {
+        let mut scene = Scene::steady(24, 2.4, 3);
+        (scene.rollout, scene.sink) = (true, Some(stored));
+        let changes = scene.drive(2.4, 100.0, &policy());
+        assert_eq!(!changes.is_empty(), grows, "{stored} per second: {changes:?}");
+    }
+}
+
+/// A steady rise to nine times the load: a few large steps, not one for each number worth having.
+#[test]
+fn a_steady_rise_is_met_with_few_steps() {
+    let mut scene = Scene::steady(24, 0.9, 1);
+    let mut steps = Vec::new();
+    for minute in 0..30_u32 {
+        let load = 0.9 + 0.25 * f64::from(minute);
+        steps.extend(scene.drive(load, 60.0, &policy()).into_iter().map(|(_, to)| to));
+    }
+    assert!(steps.len() <= 4 && steps.last() >= Some(&8), "{steps:?}");
+    assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "never down while it rises: {steps:?}");
+}
