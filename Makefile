@@ -108,6 +108,10 @@ bench-controller: build ## What many idle pipelines cost the controller (PIPELIN
 simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and others; pictures go to target/simulate
 	cargo run --release -p autoscaler --example simulate -- --out $(target)/simulate
 
+.PHONY: bench-dashboards
+bench-dashboards: build ## How fast the panels are on rollups of 100 million events beside 10 million rows
+	$(cargo_test) --test observability -- --ignored --nocapture --test-threads=1
+
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
 	cargo clippy --release --workspace --all-targets -- -D warnings
