@@ -80,27 +80,42 @@ pub enum DeduplicationMode {
     Field,
 }
 
-/// Where records go that cannot be stored.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Where records go that cannot be stored: a table or a topic.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.table) && has(self.topic))").message(
+    "`deadLetters` must have either `table` or `topic`, not both: a record that cannot be stored goes to one place"
+))]
 pub struct DeadLetters {
-    /// Name of the table for dead letters; it is made when it does not exist. Default: `dead_letters`.
-    #[serde(default = "default_dead_letter_table")]
+    /// Name of the table for dead letters; it is made when it does not exist. Unset, and without `topic`: `dead_letters`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 48))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z_][a-z0-9_]*$') && self != 'pipeline_offsets'").message(
         "`table` must begin with a lower-case letter or `_`, hold only lower-case letters, digits and `_`, and not be pipeline_offsets"
     ))]
-    pub table: String,
+    pub table: Option<String>,
+
+    /// Name of the topic for dead letters, in the same Kafka; it must exist. Each letter has headers with the reason and with where it came from. Unset: they go to the table. Example: `user-events.dlq`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$') && self != '.' && self != '..'").message(
+        "`topic` must hold only letters, digits, `.`, `_` and `-`, as Kafka demands"
+    ))]
+    pub topic: Option<String>,
 }
 
-impl Default for DeadLetters {
-    fn default() -> Self {
-        Self { table: default_dead_letter_table() }
+/// The table for dead letters where nothing else is said.
+const DEAD_LETTER_TABLE: &str = "dead_letters";
+
+impl DeadLetters {
+    /// The table that they go to, unless they go to a topic.
+    #[must_use]
+    pub fn table_name(&self) -> Option<&str> {
+        match &self.topic {
+            Some(_) => None,
+            None => Some(self.table.as_deref().unwrap_or(DEAD_LETTER_TABLE)),
+        }
     }
-}
-
-fn default_dead_letter_table() -> String {
-    "dead_letters".to_owned()
 }
 
 /// What happens to records without a value.

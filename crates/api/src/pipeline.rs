@@ -66,8 +66,15 @@ pub const MAX_NAME_LENGTH: usize = 46;
     )
 )]
 #[x_kube(
-    validation = Rule::new("self.sink.table != self.delivery.deadLetters.table").message(
-        "`delivery.deadLetters.table` must differ from `sink.table`: dead letters have columns of their own"
+    validation = Rule::new(
+        "has(self.delivery.deadLetters.topic) || self.sink.table != (has(self.delivery.deadLetters.table) ? self.delivery.deadLetters.table : 'dead_letters')"
+    ).message(
+        "`delivery.deadLetters.table` (`dead_letters` if unset) must differ from `sink.table`: dead letters have columns of their own"
+    ),
+    validation = Rule::new(
+        "!has(self.delivery.deadLetters.topic) || self.delivery.deadLetters.topic != self.source.topic"
+    ).message(
+        "`delivery.deadLetters.topic` must differ from `source.topic`: dead letters would be read again as events, without end"
     ),
     validation = Rule::new(
         "self.scaling.mode != 'Lag' || self.scaling.minReplicas * 2 <= self.sink.maxConnections"

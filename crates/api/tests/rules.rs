@@ -52,6 +52,7 @@ fn good_specifications_are_accepted() {
         json!({"spec": {"scaling": {"mode": "External", "replicas": 1}}}),
         json!({"spec": {"scaling": {"onUnknown": "Floor", "unknownFloorReplicas": 2}}}),
         json!({"spec": {"delivery": {"deduplication": {"mode": "Header", "name": "event-id"}}}}),
+        json!({"spec": {"delivery": {"deadLetters": {"topic": "user-events.dlq"}}, "sink": {"table": "dead_letters"}}}),
         json!({"spec": {"telemetry": {"tracing": {"endpoint": "http://otel:4317", "sampleRatio": "1.0"}}}}),
         json!({"spec": {"consumer": {"env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]}}}),
     ];
@@ -113,6 +114,19 @@ fn bad_specifications_are_refused_with_the_way_out() {
         (json!({"spec": {"sink": {"table": "Events"}}}), "`table` must begin with a lower-case letter"),
         (json!({"spec": {"sink": {"table": "pipeline_offsets"}}}), "not be pipeline_offsets"),
         (json!({"spec": {"sink": {"table": "dead_letters"}}}), "must differ from `sink.table`"),
+        (
+            json!({"spec": {"sink": {"table": "x"}, "delivery": {"deadLetters": {"table": "x"}}}}),
+            "must differ from `sink.table`",
+        ),
+        (
+            json!({"spec": {"delivery": {"deadLetters": {"table": "x", "topic": "x"}}}}),
+            "either `table` or `topic`, not both",
+        ),
+        (
+            json!({"spec": {"delivery": {"deadLetters": {"topic": "user-events"}}}}),
+            "must differ from `source.topic`",
+        ),
+        (json!({"spec": {"delivery": {"deadLetters": {"topic": "a b"}}}}), "`topic` must hold only letters"),
         (
             json!({"spec": {"sink": {"maxConnections": 4}, "scaling": {"minReplicas": 3}}}),
             "at least two for each of `scaling.minReplicas`",

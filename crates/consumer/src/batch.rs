@@ -13,6 +13,8 @@ use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::Event;
 use crate::settings::BatchLimits;
 
+pub(crate) use headers::{iterate as iterate_headers, to_json as headers_to_json};
+
 pub use headers::encode as encode_headers;
 
 /// A record's place and its parts beside the event itself.
@@ -119,6 +121,13 @@ impl Batch {
         &self.dead_letters
     }
 
+    /// Notes which dead letters Kafka has; `delivered` is in the order of [`Batch::dead_letters`].
+    pub fn note_delivered(&mut self, delivered: impl Iterator<Item = bool>) {
+        for (letter, delivered) in self.dead_letters.iter_mut().zip(delivered) {
+            letter.delivered |= delivered;
+        }
+    }
+
     /// How far each partition moves.
     #[must_use]
     pub fn progress(&self) -> &[Progress] {
@@ -192,15 +201,17 @@ impl Batch {
             detail,
             key: record.key.map(<[u8]>::to_vec),
             payload: record.payload.map(<[u8]>::to_vec),
-            headers: headers::to_json(record.headers),
+            headers: record.headers.to_vec(),
             timestamp_millis: record.timestamp_millis,
+            delivered: false,
         };
         self.add_dead_letter(letter);
     }
 
     fn add_dead_letter(&mut self, letter: DeadLetter) {
         let held = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        self.dead_letter_bytes += held(&letter.payload) + held(&letter.key) + letter.detail.len() + 64;
+        self.dead_letter_bytes +=
+            held(&letter.payload) + held(&letter.key) + letter.headers.len() + letter.detail.len() + 64;
         self.dead_letters.push(letter);
     }
 
@@ -240,8 +251,9 @@ impl Batch {
             detail,
             key: row.record_key.map(|key| self.bytes_of(key).to_vec()),
             payload: Some(self.bytes_of(row.payload).to_vec()),
-            headers: headers::to_json(self.bytes_of(row.headers)),
+            headers: self.bytes_of(row.headers).to_vec(),
             timestamp_millis: (row.record_timestamp_millis >= 0).then_some(row.record_timestamp_millis),
+            delivered: false,
         };
         self.add_dead_letter(letter);
     }

@@ -1,5 +1,9 @@
 //! Records that cannot be stored as events: why, and everything needed to look at them or to replay them.
 
+mod record;
+
+pub use record::{Headers, Opened, Origin, names, open, seal, seal_without_content};
+
 /// Why a record cannot be stored: a closed set, so that metric labels stay bounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
@@ -102,8 +106,10 @@ pub struct DeadLetter {
     pub key: Option<Vec<u8>>,
     /// The record's value.
     pub payload: Option<Vec<u8>>,
-    /// The record's headers as a JSON array of `[name, value]`; a value that is not UTF-8 is `{"hex": …}`.
-    pub headers: Option<String>,
+    /// The record's headers in the form of [`crate::batch::encode_headers`]; empty when there are none.
+    pub headers: Vec<u8>,
     /// The record's timestamp in milliseconds, if it has one.
     pub timestamp_millis: Option<i64>,
+    /// Whether Kafka has it, where dead letters go to a topic.
+    pub delivered: bool,
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use busy::BusyClock;
 
+use crate::letter_topic::LetterTopic;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use crate::settings::{Migrations, Settings};
@@ -180,6 +181,7 @@ struct Parts<'a> {
     database: Database,
     statements: Statements,
     owner: Owner,
+    letters: Option<Arc<LetterTopic>>,
     slots: Arc<[Slot]>,
     consumer: Arc<Consumer>,
     assignments: Arc<Assignments>,
@@ -204,6 +206,12 @@ impl<'a> Parts<'a> {
             .trusting(authorities(&settings.kafka));
         let consumer = Consumer::from_config_and_context(&client_config(&settings.kafka), context)
             .map_err(EngineError::Client)?;
+        let letters = settings.database.dead_letters.topic();
+        let letters = letters
+            .map(|topic| LetterTopic::new(&settings.kafka, topic))
+            .transpose()
+            .map_err(EngineError::Client)?
+            .map(Arc::new);
         let connections = settings.database.connections;
         let (control, controlled) = std::sync::mpsc::channel();
         Ok(Self {
@@ -211,6 +219,7 @@ impl<'a> Parts<'a> {
             database,
             statements: Statements::new(&settings.database),
             owner: owner(settings),
+            letters,
             slots: (0..connections).map(|_| Slot::new(settings.batch)).collect(),
             consumer: Arc::new(consumer),
             assignments: Arc::default(),
@@ -232,6 +241,7 @@ impl<'a> Parts<'a> {
                 database: self.database.clone(),
                 statements: self.statements.clone(),
                 owner: self.owner.clone(),
+                letters: self.letters.clone(),
                 limits: self.settings.batch,
                 positions: Arc::clone(&self.positions),
                 control: self.control.clone(),
@@ -267,7 +277,17 @@ impl<'a> Parts<'a> {
         tasks.spawn(async move {
             cancelled.run_until_cancelled(claims.run(receiver)).await;
         });
+        self.spawn_letter_check(tasks, &cancel);
         (requests, cancel)
+    }
+
+    /// A missing topic is told at once and not with the first bad record, perhaps months later.
+    fn spawn_letter_check(&self, tasks: &mut JoinSet<()>, cancel: &CancellationToken) {
+        let Some(letters) = self.letters.clone() else { return };
+        let (status, cancelled) = (Arc::clone(&self.status), cancel.clone());
+        tasks.spawn(async move {
+            cancelled.run_until_cancelled(letters.wait_until_there(&status)).await;
+        });
     }
 
     fn reader(

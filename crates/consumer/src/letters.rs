@@ -5,18 +5,21 @@
 //! is a dead letter again. A letter that was replayed is marked, so that a second run does not send it twice.
 
 mod filter;
+mod id;
 mod render;
 mod replay;
 mod store;
+mod table;
+mod topic;
 
 pub use filter::Filter;
+pub use id::LetterId;
 
 use std::io::Write;
 
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::settings::Settings;
-use crate::sink::Database;
 use store::Store;
 
 /// What to do with dead letters.
@@ -40,7 +43,7 @@ pub enum Command {
     /// Show one dead letter whole: reason, origin, headers, key and value.
     Show {
         /// Its id, from `list`.
-        id: i64,
+        id: LetterId,
     },
     /// Produce dead letters to Kafka again.
     Replay {
@@ -89,7 +92,13 @@ pub enum LettersError {
     Kafka(#[from] rdkafka::error::KafkaError),
     /// There is no such letter.
     #[error("there is no dead letter with the id {0} in {1}")]
-    Unknown(i64, String),
+    Unknown(LetterId, String),
+    /// The topic of the dead letters is not there.
+    #[error("the dead-letter topic `{0}` does not exist; create it or correct DEAD_LETTER_TOPIC")]
+    NoTopic(String),
+    /// The topic of the dead letters could not be read to its end.
+    #[error("Kafka gave no more of the dead-letter topic `{0}` within {1} s; run the same command again")]
+    Silent(String, u64),
     /// Standard output was closed.
     #[error("failed to write: {0}")]
     Output(#[from] std::io::Error),
@@ -104,19 +113,18 @@ pub async fn run(
     settings: &Settings,
     output: &mut impl Write,
 ) -> Result<(), LettersError> {
-    let database = Database::new(&settings.database, &settings.instance)?;
-    let mut store = Store::open(&database, settings).await?;
+    let mut store = Store::open(settings).await?;
     match command {
         Command::List { filter, output: format } => {
             let mut shown = 0;
-            let mut after = 0;
+            let mut after = None;
             if matches!(format, Output::Table) {
                 writeln!(output, "{}", render::heading())?;
             }
             loop {
                 let page = store.page(filter, true, after, filter.limit().saturating_sub(shown)).await?;
                 let Some(last) = page.last() else { return Ok(()) };
-                (after, shown) = (last.id, shown + page.len() as i64);
+                (after, shown) = (Some(last.id), shown + page.len() as i64);
                 for letter in &page {
                     let line = match format {
                         Output::Table => render::line(letter),
@@ -128,16 +136,18 @@ pub async fn run(
         }
         Command::Count { filter } => {
             let counts = store.count(filter).await?;
-            for (reason, count, replayed) in &counts {
+            let mut ordered: Vec<_> = counts.iter().collect();
+            ordered.sort_by_key(|(_, (count, _))| std::cmp::Reverse(*count));
+            for (reason, (count, replayed)) in ordered {
                 writeln!(output, "{count:>10}  {reason} ({replayed} of them replayed)")?;
             }
-            let total: i64 = counts.iter().map(|(_, count, _)| count).sum();
+            let total: i64 = counts.values().map(|(count, _)| count).sum();
             writeln!(output, "{total:>10}  in all")?;
             Ok(())
         }
         Command::Show { id } => {
-            let unknown = || LettersError::Unknown(*id, settings.database.dead_letter_table.to_string());
-            let letter = store.one(*id).await?.ok_or_else(unknown)?;
+            let letter = store.one(*id).await?;
+            let letter = letter.ok_or_else(|| LettersError::Unknown(*id, store.place().to_owned()))?;
             write!(output, "{}", render::whole(&letter))?;
             Ok(())
         }

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod dead_letter;
 pub mod engine;
 pub mod event;
+pub mod letter_topic;
 pub mod letters;
 pub mod metrics;
 mod recent_keys;

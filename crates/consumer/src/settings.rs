@@ -66,8 +66,8 @@ pub struct Database {
     pub url: String,
     /// Table of the events, `name` or `schema.name`.
     pub table: TableName,
-    /// Table of the dead letters, `name` or `schema.name`.
-    pub dead_letter_table: TableName,
+    /// Where the records go that cannot be stored.
+    pub dead_letters: DeadLetters,
     /// Writer connections of this process.
     pub connections: usize,
     /// Whether this process changes the schema or only checks it.
@@ -78,6 +78,35 @@ pub struct Database {
     pub rollups: bool,
     /// Whether it counts distinct users by hour, too.
     pub rollup_users: bool,
+}
+
+/// Where the records go that cannot be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeadLetters {
+    /// A table, `name` or `schema.name`.
+    Table(TableName),
+    /// A Kafka topic of the source's cluster.
+    Topic(String),
+}
+
+impl DeadLetters {
+    /// The table, if they go to one.
+    #[must_use]
+    pub fn table(&self) -> Option<&TableName> {
+        match self {
+            Self::Table(table) => Some(table),
+            Self::Topic(_) => None,
+        }
+    }
+
+    /// The topic, if they go to one.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            Self::Table(_) => None,
+            Self::Topic(topic) => Some(topic),
+        }
+    }
 }
 
 /// Bounds of one transaction.

@@ -10,9 +10,10 @@ mod trouble;
 
 pub use claims::Claims;
 pub use context::Context;
-pub use properties::client_config;
+pub use properties::{client_config, producer_config};
 pub use reader::{Control, ReadError, Reader, RecordPolicy};
 pub use trouble::authorities;
+pub(crate) use {context::log_line, trouble::Trouble};
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

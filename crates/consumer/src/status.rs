@@ -17,6 +17,7 @@ pub struct Status {
 struct State {
     database: Option<String>,
     kafka: Option<String>,
+    letters: Option<String>,
     joined: bool,
     gaps: BTreeMap<i32, String>,
 }
@@ -28,6 +29,7 @@ impl Status {
         let state = State {
             database: Some("not connected to PostgreSQL yet".to_owned()),
             kafka: None,
+            letters: None,
             joined: false,
             gaps: BTreeMap::new(),
         };
@@ -68,6 +70,16 @@ impl Status {
         self.update(|state| state.kafka = Some(reason));
     }
 
+    /// The topic of the dead letters takes them.
+    pub fn letters_up(&self) {
+        self.update(|state| state.letters = None);
+    }
+
+    /// The topic of the dead letters does not take them, and why.
+    pub fn letters_down(&self, reason: String) {
+        self.update(|state| state.letters = Some(reason));
+    }
+
     /// The group gave this process an assignment.
     pub fn joined(&self) {
         self.update(|state| {
@@ -102,6 +114,7 @@ impl State {
         self.database
             .clone()
             .or_else(|| self.kafka.clone())
+            .or_else(|| self.letters.clone())
             .or_else(joining)
             .or_else(|| self.gaps.values().next().cloned())
     }
@@ -122,6 +135,9 @@ mod tests {
         status.kafka_unreachable("no broker".into());
         assert!(!health.is_ready());
         status.kafka_reachable();
+        status.letters_down("no such topic".into());
+        assert_eq!(health.reason().as_deref(), Some("no such topic"));
+        status.letters_up();
         status.gap_open(3, "partition 3 waits".into());
         assert_eq!(health.reason().as_deref(), Some("partition 3 waits"));
         status.gap_closed(3);

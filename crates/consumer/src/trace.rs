@@ -86,6 +86,11 @@ pub(crate) fn end_transaction<T>(span: &Span, result: &Result<T, WriteError>) {
         Err(WriteError::Fenced(_)) => {
             span.record("outcome", "fenced");
         }
+        Err(WriteError::Undelivered(_)) => {
+            span.record("outcome", "failed");
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", "dead_letter_topic");
+        }
         Err(WriteError::Database(error)) => {
             let sqlstate = error.as_database_error().and_then(|error| error.code());
             span.record("outcome", "failed");

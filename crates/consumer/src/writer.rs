@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use crate::batch::Batch;
 use crate::engine::BusyClock;
+use crate::letter_topic::{LetterTopic, UndeliveredError};
 use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
 use crate::retry::Backoff;
@@ -42,6 +43,8 @@ pub struct Writer {
     pub statements: Statements,
     /// Whose offsets move.
     pub owner: Owner,
+    /// Where dead letters go, if not to a table.
+    pub letters: Option<Arc<LetterTopic>>,
     /// Bounds of a batch.
     pub limits: BatchLimits,
     /// Stored offsets, shared with the reading thread.
@@ -149,6 +152,10 @@ impl Writer {
                     self.failed(&error, started, memory);
                     tokio::time::sleep(backoff.next()).await;
                 }
+                Err(WriteError::Undelivered(error)) => {
+                    self.undelivered(&error, started);
+                    tokio::time::sleep(backoff.next()).await;
+                }
             }
         }
     }
@@ -160,7 +167,8 @@ impl Writer {
     ) -> Result<(Outcome, Written), WriteError> {
         let mut written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
         let connection = self.connected(memory).await?;
-        let write = sink::write(connection, &self.statements, &self.owner, batch, &mut written);
+        let letters = self.letters.as_deref();
+        let write = sink::write(connection, &self.statements, &self.owner, letters, batch, &mut written);
         let outcome = tokio::time::timeout(ATTEMPT_TIMEOUT, write).await.unwrap_or_else(|_| {
             let message = format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs());
             Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)).into())
@@ -180,6 +188,9 @@ impl Writer {
             self.positions.advance(progress.partition, progress.to);
         }
         self.status.database_up();
+        if !batch.dead_letters().is_empty() {
+            self.status.letters_up();
+        }
         for row in batch.rows() {
             memory.recent.remember(&row.key);
         }
@@ -231,6 +242,12 @@ impl Writer {
                 .send(Control::Fenced { partition: progress.partition, generation: progress.generation });
         }
         batch.retain_partitions(|progress| !partitions.contains(&progress.partition));
+    }
+
+    fn undelivered(&self, error: &UndeliveredError, started: Instant) {
+        tracing::warn!(%error, "Dead letters are not in their topic yet; trying on");
+        self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
+        self.status.letters_down(error.to_string());
     }
 
     fn failed(&self, error: &sqlx::Error, started: Instant, memory: &mut Memory) {

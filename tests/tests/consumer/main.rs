@@ -1,6 +1,7 @@
 //! The consumer alone, against a real Kafka and a real PostgreSQL: what it promises about every event.
 
 mod bad_input;
+mod dead_letter_topic;
 mod dead_letters;
 mod delivery;
 mod faults;

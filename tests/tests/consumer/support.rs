@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::FutureRecord;
+use rdkafka::{Offset, TopicPartitionList};
 use sqlx::PgPool;
 use testbed::generator::produce::{Target, produce};
 use testbed::generator::{Counts, Generator, Options};
@@ -146,6 +150,60 @@ impl Bed {
             Ok(true)
         })
         .await
+    }
+}
+
+/// A record as it lies in a topic.
+pub(crate) struct Lying {
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Lying {
+    /// The last header of that name, as text.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().rev().find(|(found, _)| found == name)?;
+        String::from_utf8(value.clone()?).ok()
+    }
+}
+
+/// Everything that a topic holds now.
+pub(crate) async fn read(kafka: &Kafka, topic: &str) -> Result<Vec<Lying>> {
+    let ends = kafka.end_offsets(topic).await?;
+    let mut config = kafka.client_config();
+    config.set("group.id", "reader").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    let topic = topic.to_owned();
+    let look = move || -> Result<Vec<Lying>> {
+        let consumer: BaseConsumer = config.create()?;
+        let mut list = TopicPartitionList::new();
+        for partition in ends.keys() {
+            list.add_partition_offset(&topic, *partition, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        let (mut found, mut open) = (Vec::new(), ends.len());
+        while open > 0 {
+            match consumer.poll(SOON).context("Kafka gives nothing")? {
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                // librdkafka reports what passes by itself, too.
+                Err(_) => {}
+                Ok(message) => found.push(lying(&message)),
+            }
+        }
+        Ok(found)
+    };
+    tokio::task::spawn_blocking(look).await?
+}
+
+fn lying(message: &BorrowedMessage<'_>) -> Lying {
+    let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| (header.key.to_owned(), owned(header.value))).collect());
+    Lying {
+        key: owned(message.key()),
+        payload: owned(message.payload()),
+        headers: headers.unwrap_or_default(),
     }
 }
 

@@ -24,7 +24,7 @@ fn number(buffer: &[u8]) -> Option<(usize, &[u8])> {
 }
 
 /// Name and value.
-type Header<'a> = (&'a [u8], Option<&'a [u8]>);
+pub(crate) type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
 fn next(buffer: &[u8]) -> Option<(Header<'_>, &[u8])> {
     let (len, rest) = number(buffer)?;
@@ -34,7 +34,8 @@ fn next(buffer: &[u8]) -> Option<(Header<'_>, &[u8])> {
     Some(((name, (marker > 0).then_some(value)), rest))
 }
 
-fn iterate(mut buffer: &[u8]) -> impl Iterator<Item = Header<'_>> {
+/// The headers, in their order.
+pub(crate) fn iterate(mut buffer: &[u8]) -> impl Iterator<Item = Header<'_>> {
     std::iter::from_fn(move || {
         let (header, rest) = next(buffer)?;
         buffer = rest;
@@ -50,7 +51,7 @@ pub(super) fn find<'a>(buffer: &'a [u8], name: &str) -> Option<&'a [u8]> {
 /// The headers as a JSON array of `[name, value]`; `None` when there are none.
 ///
 /// A value that jsonb cannot hold as text (not UTF-8, or with U+0000) is written as `{"hex": …}`.
-pub(super) fn to_json(buffer: &[u8]) -> Option<String> {
+pub(crate) fn to_json(buffer: &[u8]) -> Option<String> {
     let headers: Vec<Value> =
         iterate(buffer).map(|(name, value)| json!([text_or_hex(name), value.map(text_or_hex)])).collect();
     (!headers.is_empty()).then(|| Value::Array(headers).to_string())

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::store::Letter;
+use super::LetterId;
+use super::store::{Letter, Replayed};
 
 /// Characters of a detail in a list.
 const DETAIL: usize = 70;
@@ -12,7 +13,7 @@ const DETAIL: usize = 70;
 /// The columns of [`line`].
 pub(super) fn heading() -> String {
     format!(
-        "{:>8}  {:>9}  {:>12}  {:<20}  {:<9}  {}",
+        "{:>10}  {:>9}  {:>12}  {:<20}  {:<9}  {}",
         "ID", "PARTITION", "OFFSET", "REASON", "REPLAYED", "DETAIL"
     )
 }
@@ -20,9 +21,9 @@ pub(super) fn heading() -> String {
 /// A letter in one line.
 pub(super) fn line(letter: &Letter) -> String {
     let detail: String = letter.detail.chars().take(DETAIL).collect();
-    let replayed = if letter.replayed_at.is_some() { "yes" } else { "no" };
+    let replayed = if letter.replayed == Replayed::No { "no" } else { "yes" };
     format!(
-        "{:>8}  {:>9}  {:>12}  {:<20}  {replayed:<9}  {detail}",
+        "{:>10}  {:>9}  {:>12}  {:<20}  {replayed:<9}  {detail}",
         letter.id, letter.partition, letter.offset, letter.reason
     )
 }
@@ -30,7 +31,7 @@ pub(super) fn line(letter: &Letter) -> String {
 /// A letter as one JSON object.
 pub(super) fn json(letter: &Letter) -> Value {
     json!({
-        "id": letter.id,
+        "id": id(letter.id),
         "group": letter.group_id,
         "topic": letter.topic,
         "partition": letter.partition,
@@ -42,8 +43,22 @@ pub(super) fn json(letter: &Letter) -> Value {
         "headers": letter.headers,
         "recordTimestamp": letter.record_timestamp.map(|time| time.to_rfc3339()),
         "createdAt": letter.created_at.to_rfc3339(),
-        "replayedAt": letter.replayed_at.map(|time| time.to_rfc3339()),
+        "replayed": letter.replayed != Replayed::No,
+        "replayedAt": replayed_at(letter.replayed).map(|time| time.to_rfc3339()),
+        "omittedBytes": letter.omitted_bytes,
     })
+}
+
+/// A number where it is one.
+fn id(id: LetterId) -> Value {
+    id.row().map_or_else(|| json!(id.to_string()), |row| json!(row))
+}
+
+fn replayed_at(replayed: Replayed) -> Option<chrono::DateTime<chrono::Utc>> {
+    match replayed {
+        Replayed::No => None,
+        Replayed::Yes(at) => at,
+    }
 }
 
 /// A letter with everything, for reading.
@@ -52,6 +67,16 @@ pub(super) fn whole(letter: &Letter) -> String {
         time.map_or("none".to_owned(), |time| time.to_rfc3339())
     };
     let bytes = |bytes: Option<&[u8]>| bytes.map_or("none".to_owned(), |bytes| shown(&text_or_hex(bytes)));
+    let replayed = match letter.replayed {
+        Replayed::No => "none".to_owned(),
+        Replayed::Yes(at) => at.map_or("yes".to_owned(), |at| at.to_rfc3339()),
+    };
+    let value = match letter.omitted_bytes {
+        Some(omitted) => {
+            format!("left out, with key and headers: {omitted} bytes are too many for the topic")
+        }
+        None => bytes(letter.payload.as_deref()),
+    };
     let mut text = String::new();
     for (name, value) in [
         ("id", letter.id.to_string()),
@@ -61,10 +86,10 @@ pub(super) fn whole(letter: &Letter) -> String {
         ("group", letter.group_id.clone()),
         ("record time", time(letter.record_timestamp)),
         ("written", time(Some(letter.created_at))),
-        ("replayed", time(letter.replayed_at)),
+        ("replayed", replayed),
         ("headers", letter.headers.as_ref().map_or("none".to_owned(), Value::to_string)),
         ("key", bytes(letter.key.as_deref())),
-        ("value", bytes(letter.payload.as_deref())),
+        ("value", value),
     ] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<12} {value}");

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
@@ -12,6 +11,7 @@ use serde_json::Value;
 use super::store::{Letter, Store};
 use super::{Filter, LettersError, ReplayOptions, render};
 use crate::settings::Settings;
+use crate::source::producer_config;
 
 /// How long Kafka may take to acknowledge one record.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,12 +32,12 @@ pub(super) async fn run(
     if options.dry_run {
         return announce(store, filter, options, total, output).await;
     }
-    let producer = producer(settings)?;
-    let (mut sent, mut after, mut reported) = (0, 0, Instant::now());
+    let producer: FutureProducer = producer_config(&settings.kafka).create()?;
+    let (mut sent, mut after, mut reported) = (0, None, Instant::now());
     while sent < total {
         let page = store.page(filter, options.again, after, total - sent).await?;
         let Some(last) = page.last() else { break };
-        after = last.id;
+        after = Some(last.id);
         try_join_all(page.iter().map(|letter| send(&producer, letter, options.to_topic.as_deref()))).await?;
         store.mark(&page.iter().map(|letter| letter.id).collect::<Vec<_>>()).await?;
         sent += page.len() as i64;
@@ -59,22 +59,10 @@ async fn announce(
 ) -> Result<(), LettersError> {
     let topic = options.to_topic.as_deref().unwrap_or("the topic each came from");
     writeln!(output, "would replay {total} dead letters to {topic}; the first of them:")?;
-    for letter in store.page(filter, options.again, 0, total.min(10)).await? {
+    for letter in store.page(filter, options.again, None, total.min(10)).await? {
         writeln!(output, "{}", render::line(&letter))?;
     }
     Ok(())
-}
-
-fn producer(settings: &Settings) -> Result<FutureProducer, LettersError> {
-    let mut config = ClientConfig::new();
-    for (key, value) in &settings.kafka.client_properties {
-        // What is meant for reading (fetch sizes, the group protocol) has no meaning here.
-        if key.starts_with("security.") || key.starts_with("sasl.") || key.starts_with("ssl.") {
-            config.set(key, value);
-        }
-    }
-    config.set("bootstrap.servers", &settings.kafka.brokers).set("enable.idempotence", "true");
-    Ok(config.create()?)
 }
 
 async fn send(

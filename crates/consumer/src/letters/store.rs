@@ -1,20 +1,22 @@
-//! Reading and marking dead letters in their table.
+//! Where dead letters are, a table or a topic, seen alike.
+
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row as _};
 
-use super::Filter;
-use crate::settings::Settings;
+use super::table::TableStore;
+use super::topic::TopicStore;
+use super::{Filter, LetterId, LettersError};
+use crate::settings::{DeadLetters, Settings};
 use crate::sink::Database;
 
 /// Letters read at once.
-const PAGE: i64 = 500;
+pub(super) const PAGE: i64 = 500;
 
-/// A dead letter as it is stored.
+/// A dead letter as it is kept.
 #[derive(Debug)]
 pub(super) struct Letter {
-    pub(super) id: i64,
+    pub(super) id: LetterId,
     pub(super) group_id: String,
     pub(super) topic: String,
     pub(super) partition: i32,
@@ -23,118 +25,104 @@ pub(super) struct Letter {
     pub(super) detail: String,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
+    /// A JSON array of `[name, value]`; a value that is not UTF-8 is `{"hex": …}`.
     pub(super) headers: Option<serde_json::Value>,
     pub(super) record_timestamp: Option<DateTime<Utc>>,
     pub(super) created_at: DateTime<Utc>,
-    pub(super) replayed_at: Option<DateTime<Utc>>,
+    pub(super) replayed: Replayed,
+    /// Bytes of the value, where the topic did not take the whole record; such a letter cannot be replayed.
+    pub(super) omitted_bytes: Option<u64>,
 }
 
-impl FromRow<'_, PgRow> for Letter {
-    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            id: row.try_get("id")?,
-            group_id: row.try_get("group_id")?,
-            topic: row.try_get("topic")?,
-            partition: row.try_get("partition")?,
-            offset: row.try_get("offset")?,
-            reason: row.try_get("reason")?,
-            detail: row.try_get("detail")?,
-            key: row.try_get("key")?,
-            payload: row.try_get("payload")?,
-            headers: row.try_get("headers")?,
-            record_timestamp: row.try_get("record_timestamp")?,
-            created_at: row.try_get("created_at")?,
-            replayed_at: row.try_get("replayed_at")?,
-        })
-    }
+/// Whether a letter was produced to Kafka again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replayed {
+    /// It was not.
+    No,
+    /// It was, at a time that is known where letters are in a table.
+    Yes(Option<DateTime<Utc>>),
 }
+
+/// How many letters, and how many of them were replayed, by reason.
+pub(super) type Counts = BTreeMap<String, (i64, i64)>;
 
 /// The dead letters of one group and topic.
-pub(super) struct Store {
-    connection: PgConnection,
-    table: String,
-    group_id: String,
-    topic: String,
-}
-
-/// The filter as SQL; `$1` to `$9` are bound in the order of [`bind`].
-const CONDITIONS: &str = "group_id = $1 AND topic = $2 AND (cardinality($3::text[]) = 0 OR reason = ANY($3)) \
-     AND ($4::int IS NULL OR partition = $4) AND ($5::bigint IS NULL OR \"offset\" >= $5) \
-     AND ($6::bigint IS NULL OR \"offset\" < $6) AND ($7::timestamptz IS NULL OR created_at >= $7) \
-     AND ($8::timestamptz IS NULL OR created_at < $8) AND (cardinality($9::bigint[]) = 0 OR id = ANY($9))";
-
-macro_rules! bind {
-    ($query:expr, $store:expr, $filter:expr) => {
-        $query
-            .bind(&$store.group_id)
-            .bind(&$store.topic)
-            .bind(&$filter.reasons)
-            .bind($filter.partition)
-            .bind($filter.from_offset)
-            .bind($filter.to_offset)
-            .bind($filter.since)
-            .bind($filter.until)
-            .bind(&$filter.ids)
-    };
+pub(super) enum Store {
+    /// In a table.
+    Table(TableStore),
+    /// In a topic.
+    Topic(Box<TopicStore>),
 }
 
 impl Store {
     /// Connects.
-    pub(super) async fn open(database: &Database, settings: &Settings) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            connection: database.connect().await?,
-            table: settings.database.dead_letter_table.quoted(),
-            group_id: settings.kafka.group_id.clone(),
-            topic: settings.kafka.topic.clone(),
-        })
+    pub(super) async fn open(settings: &Settings) -> Result<Self, LettersError> {
+        match &settings.database.dead_letters {
+            DeadLetters::Table(table) => {
+                let database = Database::new(&settings.database, &settings.instance)?;
+                Ok(Self::Table(TableStore::open(&database, table, settings).await?))
+            }
+            DeadLetters::Topic(topic) => tokio::task::block_in_place(|| TopicStore::open(settings, topic))
+                .map(Box::new)
+                .map(Self::Topic),
+        }
     }
 
-    /// The next letters after the id `after`, with or without those that were replayed; at most `most`.
+    /// What the letters are kept in, for messages.
+    pub(super) fn place(&self) -> &str {
+        match self {
+            Self::Table(store) => store.place(),
+            Self::Topic(store) => store.place(),
+        }
+    }
+
+    /// The next letters behind `after`, with or without those that were replayed; at most `most`. An empty page is the end.
     pub(super) async fn page(
         &mut self,
         filter: &Filter,
         replayed: bool,
-        after: i64,
+        after: Option<LetterId>,
         most: i64,
-    ) -> Result<Vec<Letter>, sqlx::Error> {
-        let sql = format!(
-            "SELECT * FROM {} WHERE {CONDITIONS} AND id > $10 AND ($11 OR replayed_at IS NULL) ORDER BY id LIMIT $12",
-            self.table
-        );
-        let query = bind!(sqlx::query_as(AssertSqlSafe(sql)), self, filter);
-        query.bind(after).bind(replayed).bind(most.min(PAGE)).fetch_all(&mut self.connection).await
+    ) -> Result<Vec<Letter>, LettersError> {
+        match self {
+            Self::Table(store) => Ok(store.page(filter, replayed, after, most).await?),
+            Self::Topic(store) => tokio::task::block_in_place(|| store.page(filter, replayed, after, most)),
+        }
     }
 
     /// One letter.
-    pub(super) async fn one(&mut self, id: i64) -> Result<Option<Letter>, sqlx::Error> {
-        let sql = format!("SELECT * FROM {} WHERE id = $1", self.table);
-        sqlx::query_as(AssertSqlSafe(sql)).bind(id).fetch_optional(&mut self.connection).await
+    pub(super) async fn one(&mut self, id: LetterId) -> Result<Option<Letter>, LettersError> {
+        match self {
+            Self::Table(store) => Ok(store.one(id).await?),
+            Self::Topic(store) => {
+                let filter = Filter { ids: vec![id], ..Filter::default() };
+                tokio::task::block_in_place(|| store.page(&filter, true, None, 1)).map(|mut page| page.pop())
+            }
+        }
     }
 
-    /// Letters by reason: how many, and how many of them were replayed; most frequent first.
-    pub(super) async fn count(&mut self, filter: &Filter) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
-        let sql = format!(
-            "SELECT reason, count(*), count(replayed_at) FROM {} WHERE {CONDITIONS} GROUP BY reason ORDER BY 2 DESC, 1",
-            self.table
-        );
-        bind!(sqlx::query_as(AssertSqlSafe(sql)), self, filter).fetch_all(&mut self.connection).await
+    /// Letters by reason.
+    pub(super) async fn count(&mut self, filter: &Filter) -> Result<Counts, LettersError> {
+        match self {
+            Self::Table(store) => Ok(store.count(filter).await?),
+            Self::Topic(store) => tokio::task::block_in_place(|| store.count(filter)),
+        }
     }
 
     /// How many letters a replay would send.
-    pub(super) async fn waiting(&mut self, filter: &Filter, replayed: bool) -> Result<i64, sqlx::Error> {
-        let sql = format!(
-            "SELECT count(*) FROM {} WHERE {CONDITIONS} AND ($10 OR replayed_at IS NULL)",
-            self.table
-        );
-        let query = bind!(sqlx::query_scalar(AssertSqlSafe(sql)), self, filter);
-        let count: i64 = query.bind(replayed).fetch_one(&mut self.connection).await?;
+    pub(super) async fn waiting(&mut self, filter: &Filter, replayed: bool) -> Result<i64, LettersError> {
+        let count = match self {
+            Self::Table(store) => store.waiting(filter, replayed).await?,
+            Self::Topic(store) => tokio::task::block_in_place(|| store.waiting(filter, replayed))?,
+        };
         Ok(count.min(filter.limit()))
     }
 
     /// Marks letters as replayed.
-    pub(super) async fn mark(&mut self, ids: &[i64]) -> Result<(), sqlx::Error> {
-        let sql = format!("UPDATE {} SET replayed_at = now() WHERE id = ANY($1)", self.table);
-        sqlx::query(AssertSqlSafe(sql)).bind(ids).execute(&mut self.connection).await?;
-        Ok(())
+    pub(super) async fn mark(&mut self, ids: &[LetterId]) -> Result<(), LettersError> {
+        match self {
+            Self::Table(store) => Ok(store.mark(ids).await?),
+            Self::Topic(store) => store.mark(ids).await,
+        }
     }
 }

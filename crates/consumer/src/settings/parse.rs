@@ -8,8 +8,8 @@ use analytics_runtime::telemetry::LogFormat;
 
 use super::table::SETTINGS;
 use super::{
-    BatchLimits, Database, Deduplication, Kafka, Migrations, OnOffsetGap, Settings, StartFrom, TableName,
-    Tombstones,
+    BatchLimits, Database, DeadLetters, Deduplication, Kafka, Migrations, OnOffsetGap, Settings, StartFrom,
+    TableName, Tombstones,
 };
 
 /// A setting that cannot be used.
@@ -54,14 +54,13 @@ const RESERVED_FAMILIES: &[&str] = &["security.", "sasl.", "ssl.", "plugin."];
 pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
     refuse_unknown(variables)?;
     let values = Values(variables);
-    let dead_letter_table = values.table("DEAD_LETTER_TABLE")?;
     Ok(Settings {
         metrics_port: values.number("METRICS_PORT", 0, u64::from(u16::MAX))? as u16,
         kafka: kafka(&values)?,
         database: Database {
             url: database_url(&values)?,
             table: events_table(&values)?,
-            dead_letter_table,
+            dead_letters: dead_letters(&values)?,
             connections: values.number("DATABASE_CONNECTIONS", 1, 64)? as usize,
             migrations: values.choice(
                 "DATABASE_MIGRATIONS",
@@ -143,6 +142,33 @@ fn events_table(values: &Values<'_>) -> Result<TableName, SettingsError> {
         return Err(SettingsError::Malformed("DATABASE_TABLE", message));
     }
     Ok(table)
+}
+
+fn dead_letters(values: &Values<'_>) -> Result<DeadLetters, SettingsError> {
+    const TOPIC: &str = "DEAD_LETTER_TOPIC";
+    let malformed = |message: String| Err(SettingsError::Malformed(TOPIC, message));
+    let Some(topic) = values.text(TOPIC) else {
+        return values.table("DEAD_LETTER_TABLE").map(DeadLetters::Table);
+    };
+    if values.given("DEAD_LETTER_TABLE").is_some() {
+        return malformed("may not be set beside DEAD_LETTER_TABLE; remove one of the two".to_owned());
+    }
+    if !is_topic_name(&topic) {
+        return malformed(format!(
+            "`{topic}` is not a topic name; write 1 to 249 letters, digits, `.`, `_` and `-`"
+        ));
+    }
+    if topic == values.required("KAFKA_TOPIC")? {
+        return malformed(format!(
+            "`{topic}` is the topic that is read, and its dead letters would be read again; name another one"
+        ));
+    }
+    Ok(DeadLetters::Topic(topic))
+}
+
+fn is_topic_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=249).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != ".."
 }
 
 fn deduplication(values: &Values<'_>) -> Result<Deduplication, SettingsError> {
@@ -278,10 +304,13 @@ fn host_name(variables: &BTreeMap<String, String>) -> String {
 struct Values<'a>(&'a BTreeMap<String, String>);
 
 impl Values<'_> {
+    fn given(&self, name: &'static str) -> Option<String> {
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
     fn text(&self, name: &'static str) -> Option<String> {
-        let set =
-            self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty()).map(str::to_owned);
-        set.or_else(|| SETTINGS.iter().find(|setting| setting.name == name)?.default.map(str::to_owned))
+        self.given(name)
+            .or_else(|| SETTINGS.iter().find(|setting| setting.name == name)?.default.map(str::to_owned))
     }
 
     fn required(&self, name: &'static str) -> Result<String, SettingsError> {
@@ -362,6 +391,7 @@ mod tests {
         assert_eq!(settings.kafka.group_id, "analytics-service");
         assert_eq!(settings.database.table.quoted(), "\"events\"");
         assert_eq!(settings.deduplication, Deduplication::Content);
+        assert_eq!(settings.database.dead_letters.table().map(TableName::name), Some("dead_letters"));
         assert_eq!(settings.batch.max_events, 10_000);
     }
 
@@ -384,6 +414,15 @@ mod tests {
                 &[("DATABASE_TABLE", "t23456789_123456789_123456789_123456789_123456789")],
                 "DATABASE_TABLE: the table's name",
             ),
+            (
+                &[("DEAD_LETTER_TOPIC", "dlq"), ("DEAD_LETTER_TABLE", "dead_letters")],
+                "DEAD_LETTER_TOPIC: may not be set beside DEAD_LETTER_TABLE",
+            ),
+            (
+                &[("DEAD_LETTER_TOPIC", "user-events")],
+                "DEAD_LETTER_TOPIC: `user-events` is the topic that is read",
+            ),
+            (&[("DEAD_LETTER_TOPIC", "a b")], "DEAD_LETTER_TOPIC: `a b` is not a topic name"),
             (&[("ROLLUPS", "on")], "ROLLUPS: `on` is not one of enabled, disabled"),
             (&[("DEDUPLICATION_MODE", "header")], "DEDUPLICATION_NAME: must name the header"),
             (&[("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")], "KAFKA_SASL_MECHANISM: must be set when"),
@@ -435,6 +474,13 @@ mod tests {
         assert_eq!(properties.get("sasl.mechanism").map(String::as_str), Some("SCRAM-SHA-512"));
         assert_eq!(properties.get("fetch.max.bytes").map(String::as_str), Some("1048576"));
         assert_eq!(properties.get("client.id").map(String::as_str), Some("x"));
+    }
+
+    #[test]
+    fn dead_letters_go_to_a_topic_when_one_is_named() {
+        let settings =
+            parse(&[("DEAD_LETTER_TOPIC", "user-events.dlq"), ("DEAD_LETTER_TABLE", "")]).expect("valid");
+        assert_eq!(settings.database.dead_letters, DeadLetters::Topic("user-events.dlq".to_owned()));
     }
 
     #[test]

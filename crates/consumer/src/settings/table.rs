@@ -98,7 +98,11 @@ pub const SETTINGS: &[Setting] = &[
     with_default(
         "DEAD_LETTER_TABLE",
         "dead_letters",
-        "Table of the records that cannot be stored, `table` or `schema.table`.",
+        "Table of the records that cannot be stored, `table` or `schema.table`. It may not be set beside DEAD_LETTER_TOPIC.",
+    ),
+    optional(
+        "DEAD_LETTER_TOPIC",
+        "Topic of the same Kafka for the records that cannot be stored, instead of a table; it must exist and not be KAFKA_TOPIC. Each record is confirmed by all replicas before the offset moves.",
     ),
     with_default(
         "TOMBSTONES",

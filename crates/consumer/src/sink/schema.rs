@@ -65,8 +65,7 @@ enum Step {
 fn components(settings: &settings::Database) -> Vec<Component> {
     let offsets = settings.table.sibling(OFFSETS_TABLE);
     let events = settings.table.quoted();
-    let dead_letters = settings.dead_letter_table.quoted();
-    vec![
+    let mut components = vec![
         Component {
             name: format!("offsets of {}", settings.table),
             steps: vec![Step::Sql(
@@ -92,13 +91,14 @@ fn components(settings: &settings::Database) -> Vec<Component> {
                 Names::of(&settings.table).fill(include_str!("../../migrations/rollups_1.sql")),
             )],
         },
-        Component {
-            name: format!("dead letters {}", settings.dead_letter_table),
-            steps: vec![Step::Sql(
-                include_str!("../../migrations/dead_letters_1.sql").replace("{dead_letters}", &dead_letters),
-            )],
-        },
-    ]
+    ];
+    components.extend(settings.dead_letters.table().map(|table| Component {
+        name: format!("dead letters {table}"),
+        steps: vec![Step::Sql(
+            include_str!("../../migrations/dead_letters_1.sql").replace("{dead_letters}", &table.quoted()),
+        )],
+    }));
+    components
 }
 
 /// Brings the schema up to date. Safe to run twice, and from several processes at once.
@@ -272,8 +272,10 @@ pub async fn check(connection: &mut PgConnection, settings: &settings::Database)
     let mut expected = vec![
         ("DATABASE_TABLE", settings.table.quoted(), EVENT_COLUMNS),
         ("DATABASE_TABLE", offsets, OFFSET_COLUMNS),
-        ("DEAD_LETTER_TABLE", settings.dead_letter_table.quoted(), DEAD_LETTER_COLUMNS),
     ];
+    if let Some(table) = settings.dead_letters.table() {
+        expected.push(("DEAD_LETTER_TABLE", table.quoted(), DEAD_LETTER_COLUMNS));
+    }
     if settings.rollups {
         expected.push(("DATABASE_TABLE", rollups.counts, ROLLUP_COLUMNS));
     }

@@ -15,8 +15,8 @@ pub struct Statements {
     pub copy: String,
     /// Inserts rows, passing over known keys; returns the keys that went in.
     pub insert: Arc<str>,
-    /// Inserts dead letters, passing over those already there.
-    pub insert_dead_letters: Arc<str>,
+    /// Inserts dead letters, if they go to a table.
+    pub insert_dead_letters: Option<Arc<str>>,
     /// Moves partitions forward by compare-and-set; returns those that moved.
     pub advance: Arc<str>,
     /// Takes a partition over and returns its stored offset; waits for a transaction that is moving it.
@@ -38,7 +38,6 @@ impl Statements {
     #[must_use]
     pub fn new(settings: &settings::Database) -> Self {
         let table = settings.table.quoted();
-        let dead_letters = settings.dead_letter_table.quoted();
         let offsets = settings.table.sibling(OFFSETS_TABLE);
         let columns = "event_type, user_id, service, \"timestamp\", data, event_key";
         Self {
@@ -51,13 +50,14 @@ impl Statements {
                  ON CONFLICT (event_key) DO NOTHING RETURNING event_key"
             )
             .into(),
-            insert_dead_letters: format!(
-                "INSERT INTO {dead_letters} (group_id, topic, partition, \"offset\", reason, detail, key, payload, headers, record_timestamp) \
+            insert_dead_letters: settings.dead_letters.table().map(|table| format!(
+                "INSERT INTO {} (group_id, topic, partition, \"offset\", reason, detail, key, payload, headers, record_timestamp) \
                  SELECT $1, $2, partition, at, reason, detail, key, payload, headers::jsonb, to_timestamp(millis / 1000.0) \
                  FROM unnest($3::int[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[], $9::text[], $10::bigint[]) \
-                 AS letter(partition, at, reason, detail, key, payload, headers, millis)"
+                 AS letter(partition, at, reason, detail, key, payload, headers, millis)",
+                table.quoted()
             )
-            .into(),
+            .into()),
             advance: format!(
                 "UPDATE {offsets} AS stored SET next_offset = moved.next_offset, log_end_offset = greatest(moved.log_end, moved.next_offset), \
                  owner = $3, updated_at = now() \

@@ -5,6 +5,7 @@
 //! but fails on a known key; then the transaction is run again with an insert that passes over known keys.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use chrono::DateTime;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -13,7 +14,8 @@ use uuid::Uuid;
 use super::classify::{Fault, describe, fault};
 use super::offsets::Owner;
 use super::{Statements, copy_format};
-use crate::batch::{Batch, Progress, Row};
+use crate::batch::{Batch, Progress, Row, headers_to_json};
+use crate::letter_topic::{LetterTopic, UndeliveredError};
 use crate::rollup;
 
 /// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
@@ -28,6 +30,9 @@ pub enum WriteError {
     /// PostgreSQL.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+    /// The topic of the dead letters.
+    #[error(transparent)]
+    Undelivered(#[from] UndeliveredError),
 }
 
 /// What became of a batch.
@@ -51,6 +56,9 @@ pub enum Written {
 /// Writes the batch in one transaction and commits it. Rows that PostgreSQL refuses become dead letters of the same
 /// batch. `written` says how to begin, and afterwards how it went.
 ///
+/// Dead letters that go to a topic are there before the transaction commits, those that are known beforehand before it
+/// begins: what waits for Kafka should hold no locks in PostgreSQL.
+///
 /// # Errors
 /// [`WriteError::Fenced`] when a partition belongs to somebody else by now, else the surroundings' error; the batch
 /// can be tried again.
@@ -58,14 +66,18 @@ pub async fn write(
     connection: &mut PgConnection,
     statements: &Statements,
     owner: &Owner,
+    letters: Option<&LetterTopic>,
     batch: &mut Batch,
     written: &mut Written,
 ) -> Result<Outcome, WriteError> {
+    if let Some(topic) = letters {
+        topic.deliver(batch).await?;
+    }
     loop {
-        let error = match attempt(connection, statements, owner, batch, *written).await {
+        let error = match attempt(connection, statements, owner, letters, batch, *written).await {
             Ok(outcome) => return Ok(outcome),
             Err(WriteError::Database(error)) => error,
-            Err(fenced) => return Err(fenced),
+            Err(other) => return Err(other),
         };
         match (fault(&error), *written) {
             (Fault::Duplicate, Written::Copied) => *written = Written::Inserted,
@@ -88,7 +100,8 @@ async fn attempt(
     connection: &mut PgConnection,
     statements: &Statements,
     owner: &Owner,
-    batch: &Batch,
+    letters: Option<&LetterTopic>,
+    batch: &mut Batch,
     written: Written,
 ) -> Result<Outcome, WriteError> {
     let mut transaction = connection.begin().await?;
@@ -104,11 +117,15 @@ async fn attempt(
     };
     let counts = rollup::count(batch, &stored);
     roll_up(&mut transaction, statements, owner, batch, &stored, &counts).await?;
-    if !batch.dead_letters().is_empty() {
-        insert_dead_letters(&mut transaction, statements, owner, batch).await?;
+    let duplicates = (batch.rows().len() - stored.len()) as u64;
+    match (&statements.insert_dead_letters, letters) {
+        (_, Some(topic)) => topic.deliver(batch).await?,
+        (Some(insert), None) if !batch.dead_letters().is_empty() => {
+            insert_dead_letters(&mut transaction, insert, owner, batch).await?;
+        }
+        _ => {}
     }
     transaction.commit().await?;
-    let duplicates = (batch.rows().len() - stored.len()) as u64;
     Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
 }
 
@@ -240,12 +257,12 @@ async fn isolate(
 
 async fn insert_dead_letters(
     connection: &mut PgConnection,
-    statements: &Statements,
+    insert: &Arc<str>,
     owner: &Owner,
     batch: &Batch,
 ) -> Result<(), sqlx::Error> {
     let letters = batch.dead_letters();
-    sqlx::query(AssertSqlSafe(statements.insert_dead_letters.clone()))
+    sqlx::query(AssertSqlSafe(Arc::clone(insert)))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
@@ -255,7 +272,7 @@ async fn insert_dead_letters(
         .bind(letters.iter().map(|letter| letter.detail.replace('\0', "\u{FFFD}")).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
-        .bind(letters.iter().map(|letter| letter.headers.as_deref()).collect::<Vec<_>>())
+        .bind(letters.iter().map(|letter| headers_to_json(&letter.headers)).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.timestamp_millis).collect::<Vec<_>>())
         .execute(connection)
         .await?;

@@ -92,16 +92,7 @@ impl ClientContext for Context {
         if facility == "FAIL" {
             self.trouble.noted(message.split_once("]: ").map_or(message, |(_, message)| message));
         }
-        match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
-            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(target: "librdkafka", facility, "{message}");
-            }
-        }
+        log_line(level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -128,6 +119,20 @@ impl ClientContext for Context {
         }
         if code == RDKafkaErrorCode::SSL {
             trouble::examine(&self.trouble, &self.status, reason);
+        }
+    }
+}
+
+/// What librdkafka says of itself, in this program's log.
+pub(crate) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => tracing::error!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
         }
     }
 }

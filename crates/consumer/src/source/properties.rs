@@ -63,6 +63,27 @@ pub fn client_config(kafka: &Kafka) -> ClientConfig {
     config
 }
 
+/// The configuration of a producer to the same Kafka: records are confirmed by all replicas, in order and once.
+#[must_use]
+pub fn producer_config(kafka: &Kafka) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (key, value) in &kafka.client_properties {
+        // What is meant for reading (fetch sizes, the group protocol) has no meaning here.
+        if ["security.", "sasl.", "ssl."].iter().any(|family| key.starts_with(family)) {
+            config.set(key, value);
+        }
+    }
+    config
+        .set("bootstrap.servers", &kafka.brokers)
+        .set("client.id", "analytics-consumer")
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("allow.auto.create.topics", "false")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("socket.keepalive.enable", "true");
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +108,13 @@ mod tests {
             assert_eq!(config.get("enable.auto.commit"), Some("false"));
             assert_eq!(config.get("partition.assignment.strategy").is_some(), properties.is_empty());
         }
+    }
+
+    #[test]
+    fn librdkafka_accepts_the_producers_properties() {
+        let config = producer_config(&kafka(&[("fetch.max.bytes", "1"), ("security.protocol", "PLAINTEXT")]));
+        config.create_native_config().expect("every key and value is known to librdkafka");
+        assert_eq!(config.get("fetch.max.bytes"), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const EXAMINATION: Duration = Duration::from_secs(5);
 
 /// What is known of the way to Kafka.
 #[derive(Default)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     cause: Mutex<Option<String>>,
     /// What was reported last of a connection that broke; it may pass by itself.
     hint: Mutex<Option<String>>,
@@ -36,19 +36,24 @@ pub(super) struct Trouble {
 
 impl Trouble {
     /// Knows nothing bad yet; `authorities` are the trusted certificates in PEM.
-    pub(super) fn new(authorities: String) -> Self {
+    pub(crate) fn new(authorities: String) -> Self {
         Self { authorities, ..Self::default() }
     }
 
+    /// What is known to stand in the way.
+    pub(crate) fn cause(&self) -> Option<String> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A broker answered.
-    pub(super) fn over(&self) {
+    pub(crate) fn over(&self) {
         *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes in what librdkafka reports; gives back what stands between this process and Kafka, or nothing when the report
     /// does not mean that.
-    pub(super) fn reported(&self, code: RDKafkaErrorCode, reason: &str) -> Option<String> {
+    pub(crate) fn reported(&self, code: RDKafkaErrorCode, reason: &str) -> Option<String> {
         let mut cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner);
         match explain(code, reason) {
             Report::Cause(text) => {
@@ -76,7 +81,7 @@ impl Trouble {
     }
 
     /// Remembers why a connection broke, for the moment when no other is left.
-    pub(super) fn noted(&self, reason: &str) {
+    pub(crate) fn noted(&self, reason: &str) {
         *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = Some(tidy(reason));
     }
 

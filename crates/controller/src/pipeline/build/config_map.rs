@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use analytics_api::{
-    DeduplicationMode, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom, Tombstones, labels,
+    DeadLetters, DeduplicationMode, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom, Tombstones,
+    labels,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -62,7 +63,6 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
         // The migration Job does the work; consumers only make sure that it was done.
         ("DATABASE_MIGRATIONS", "check".to_owned()),
         ("DEDUPLICATION_MODE", deduplication(delivery.deduplication.mode).to_owned()),
-        ("DEAD_LETTER_TABLE", delivery.dead_letters.table.clone()),
         ("TOMBSTONES", tombstones(delivery.tombstones).to_owned()),
         ("BATCH_MAX_EVENTS", delivery.batch.max_events.to_string()),
         ("BATCH_MAX_BYTES", delivery.batch.max_bytes.to_string()),
@@ -70,6 +70,7 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
         ("ROLLUPS", switch(sink.rollups == Rollups::Enabled).to_owned()),
         ("ROLLUP_USERS", switch(sink.rollup_users == RollupUsers::Enabled).to_owned()),
     ];
+    settings.extend(dead_letters(&delivery.dead_letters));
     if let Some(name) = &delivery.deduplication.name {
         settings.push(("DEDUPLICATION_NAME", name.clone()));
     }
@@ -77,6 +78,11 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
         settings.push(("DATABASE_CA_FILE", DATABASE_CA_FILE.to_owned()));
     }
     settings
+}
+
+fn dead_letters(place: &DeadLetters) -> Settings {
+    let table = place.table_name().map(|table| ("DEAD_LETTER_TABLE", table.to_owned()));
+    table.into_iter().chain(place.topic.clone().map(|topic| ("DEAD_LETTER_TOPIC", topic))).collect()
 }
 
 fn rest(pipeline: &ValidatedPipeline) -> Settings {
@@ -137,5 +143,24 @@ const fn log_format(value: LogFormat) -> &'static str {
     match value {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::fixtures;
+
+    #[test]
+    fn dead_letters_go_to_one_place() {
+        for (spec, table, topic) in [
+            ("{}", Some("dead_letters"), None),
+            (r#"{"delivery": {"deadLetters": {"table": "dead"}}}"#, Some("dead"), None),
+            (r#"{"delivery": {"deadLetters": {"topic": "user-events.dlq"}}}"#, None, Some("user-events.dlq")),
+        ] {
+            let settings = build(&fixtures::valid(spec)).data.unwrap_or_default();
+            let value = |name: &str| settings.get(name).map(String::as_str);
+            assert_eq!((value("DEAD_LETTER_TABLE"), value("DEAD_LETTER_TOPIC")), (table, topic), "{spec}");
+        }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn migration_hash(pipeline: &ValidatedPipeline) -> String {
     hasher
         .add(&pipeline.image)
         .add(&pipeline.spec.sink.table)
-        .add(&pipeline.spec.delivery.dead_letters.table)
+        .add(pipeline.spec.delivery.dead_letters.table_name().unwrap_or_default())
         .add(&pipeline.database_hash);
     let mut digits = hasher.finish();
     digits.truncate(8);
@@ -95,6 +95,7 @@ mod tests {
             (r#"{"consumer": {"image": "other:2"}}"#, true),
             (r#"{"sink": {"table": "clicks"}}"#, true),
             (r#"{"delivery": {"deadLetters": {"table": "dead"}}}"#, true),
+            (r#"{"delivery": {"deadLetters": {"table": "dead_letters"}}}"#, false),
             (r#"{"delivery": {"batch": {"maxEvents": 5}}}"#, false),
             (r#"{"scaling": {"minReplicas": 2}}"#, false),
         ] {
