@@ -155,20 +155,23 @@ impl Batch {
     /// Notes that the record at `offset` is dealt with; `from` is where the partition stood when the batch began it.
     pub fn advance(&mut self, partition: i32, generation: u64, from: i64, offset: i64, now: Instant) {
         self.first_read.get_or_insert(now);
-        match self.progress.iter_mut().rev().find(|progress| progress.partition == partition) {
-            Some(progress) => {
-                progress.to = offset + 1;
-                progress.records += 1;
-            }
-            None => self.progress.push(Progress {
-                partition,
-                generation,
-                from,
-                to: offset + 1,
-                records: 1,
-                log_end: 0,
-            }),
-        }
+        self.progress_of(partition, generation, from, offset + 1).records += 1;
+    }
+
+    /// Notes that no record lies between `from`, where the partition stood when the batch began it, and `to`.
+    pub fn pass_over(&mut self, partition: i32, generation: u64, from: i64, to: i64) {
+        self.progress_of(partition, generation, from, to);
+    }
+
+    fn progress_of(&mut self, partition: i32, generation: u64, from: i64, to: i64) -> &mut Progress {
+        let known = self.progress.iter().rposition(|progress| progress.partition == partition);
+        let index = known.unwrap_or_else(|| {
+            self.progress.push(Progress { partition, generation, from, to, records: 0, log_end: 0 });
+            self.progress.len() - 1
+        });
+        let progress = &mut self.progress[index];
+        progress.to = to;
+        progress
     }
 
     /// Adds an event.

@@ -21,7 +21,10 @@ use crate::sink::rollups::{self, Range};
 use crate::sink::schema::SchemaError;
 use crate::sink::{Database, Statements, schema};
 use crate::slot::Slot;
-use crate::source::{Assignments, Claims, Consumer, Context, Positions, Reader, authorities, client_config};
+use crate::source::{
+    Assignments, Claims, Consumer, Context, Positions, QuietEnds, Reader, authorities, client_config,
+    lookup_config,
+};
 use crate::status::Status;
 use crate::writer::Writer;
 
@@ -278,6 +281,7 @@ impl<'a> Parts<'a> {
             cancelled.run_until_cancelled(claims.run(receiver)).await;
         });
         self.spawn_letter_check(tasks, &cancel);
+        self.spawn_quiet_ends(tasks, &cancel);
         (requests, cancel)
     }
 
@@ -287,6 +291,19 @@ impl<'a> Parts<'a> {
         let (status, cancelled) = (Arc::clone(&self.status), cancel.clone());
         tasks.spawn(async move {
             cancelled.run_until_cancelled(letters.wait_until_there(&status)).await;
+        });
+    }
+
+    fn spawn_quiet_ends(&self, tasks: &mut JoinSet<()>, cancel: &CancellationToken) {
+        let ends = QuietEnds {
+            config: lookup_config(&self.settings.kafka),
+            topic: Arc::clone(&self.owner.topic),
+            slots: Arc::clone(&self.slots),
+            positions: Arc::clone(&self.positions),
+        };
+        let cancelled = cancel.clone();
+        tasks.spawn(async move {
+            cancelled.run_until_cancelled(ends.run()).await;
         });
     }
 

@@ -97,6 +97,27 @@ impl Slot {
         full
     }
 
+    /// Whether everything up to `offset` was handed over, and nothing behind it.
+    pub fn rests_at(&self, partition: i32, offset: i64) -> bool {
+        self.lock().cursors.get(&partition).is_some_and(|cursor| cursor.next == offset)
+    }
+
+    /// Moves a partition from `from` to `to`, between which its log holds no record. Where the partition has moved on
+    /// meanwhile this is no news and is passed over.
+    pub fn pass_over(&self, partition: i32, from: i64, to: i64) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(cursor) =
+            state.cursors.get_mut(&partition).filter(|cursor| cursor.next == from && from < to)
+        else {
+            return;
+        };
+        state.batch.pass_over(partition, cursor.generation, from, to);
+        cursor.next = to;
+        drop(guard);
+        self.filled.notify_one();
+    }
+
     /// Waits until the batch has room, at most `patience`; says whether it has.
     pub fn wait_for_room(&self, patience: Duration) -> bool {
         let guard = self.lock();
@@ -171,6 +192,24 @@ mod tests {
         slot.end_generation(0, 1);
         push(&slot, 0, 5);
         assert!(!slot.is_empty(), "ending an older generation must not touch the current one");
+    }
+
+    #[test]
+    fn offsets_without_records_are_passed_over_only_where_the_partition_still_rests() {
+        let slot = Slot::new(LIMITS);
+        slot.begin(0, 1, 5);
+        push(&slot, 0, 5);
+        assert!(slot.rests_at(0, 6) && !slot.rests_at(0, 5) && !slot.rests_at(1, 6));
+        slot.pass_over(0, 5, 9);
+        slot.pass_over(1, 0, 9);
+        slot.pass_over(0, 6, 8);
+        push(&slot, 0, 8);
+        let mut batch = Batch::default();
+        slot.take(&mut batch);
+        let progress = batch.progress();
+        assert_eq!((progress.len(), progress[0].from, progress[0].to, progress[0].records), (1, 5, 9, 2));
+        slot.pass_over(0, 9, 11);
+        assert!(slot.take(&mut Batch::default()), "it makes a batch of its own");
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod claims;
 mod context;
+mod end_of_partition;
 mod properties;
+mod quiet_ends;
 mod reader;
 mod start;
 mod topic_id;
@@ -10,7 +12,8 @@ mod trouble;
 
 pub use claims::Claims;
 pub use context::Context;
-pub use properties::{client_config, producer_config};
+pub use properties::{client_config, lookup_config, producer_config};
+pub use quiet_ends::QuietEnds;
 pub use reader::{Control, ReadError, Reader, RecordPolicy};
 pub use trouble::authorities;
 pub(crate) use {context::log_line, trouble::Trouble};
@@ -42,7 +45,12 @@ struct Position {
     /// When Kafka was last told this offset.
     told: Option<Instant>,
     log_end: Option<i64>,
+    /// How often in a row everything was fetched while the offset stood before the log's end.
+    quiet: u32,
 }
+
+/// A partition that was found quiet so often is looked at.
+const QUIET: u32 = 2;
 
 impl Positions {
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Position>> {
@@ -51,13 +59,13 @@ impl Positions {
 
     /// The partition's stored offset is now `offset`.
     pub fn set(&self, partition: i32, offset: i64) {
-        self.lock().insert(partition, Position { offset, told: None, log_end: None });
+        self.lock().insert(partition, Position { offset, told: None, log_end: None, quiet: 0 });
     }
 
     /// The partition moved on, if it is still read here.
     pub fn advance(&self, partition: i32, offset: i64) {
         if let Some(position) = self.lock().get_mut(&partition) {
-            *position = Position { offset, told: None, ..*position };
+            *position = Position { offset, told: None, quiet: 0, ..*position };
         }
     }
 
@@ -71,12 +79,27 @@ impl Positions {
         self.lock().get(&partition).and_then(|position| position.log_end)
     }
 
-    /// Notes the end of the partition's log; the lag in offsets, if the partition is read here.
-    fn note_log_end(&self, partition: i32, log_end: i64) -> Option<i64> {
+    /// Notes the end of the partition's log and up to where it was fetched; the lag in offsets, if the partition is read
+    /// here.
+    fn note_log_end(&self, partition: i32, log_end: i64, fetched: i64) -> Option<i64> {
         let mut offsets = self.lock();
         let position = offsets.get_mut(&partition)?;
         position.log_end = Some(log_end);
+        let is_quiet = position.offset < log_end && log_end <= fetched;
+        position.quiet = if is_quiet { position.quiet + 1 } else { 0 };
         Some((log_end - position.offset).max(0))
+    }
+
+    /// Partitions that stand before their log's end for a while although everything was fetched, with their offsets.
+    fn take_quiet(&self) -> Vec<(i32, i64)> {
+        let mut offsets = self.lock();
+        let quiet = offsets.iter_mut().filter(|(_, position)| position.quiet >= QUIET);
+        quiet
+            .map(|(partition, position)| {
+                position.quiet = 0;
+                (*partition, position.offset)
+            })
+            .collect()
     }
 
     /// Offsets that Kafka has not been told yet, or not lately; they count as told at `now`.
@@ -119,6 +142,26 @@ impl Assignments {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_is_quiet_when_nothing_moves_although_everything_was_fetched() {
+        let positions = Positions::default();
+        positions.set(3, 10);
+        let note = |log_end, fetched| positions.note_log_end(3, log_end, fetched);
+        assert_eq!(note(11, 11), Some(1));
+        assert!(positions.take_quiet().is_empty(), "once may be chance");
+        note(11, 11);
+        assert_eq!(positions.take_quiet(), [(3, 10)]);
+        assert!(positions.take_quiet().is_empty(), "asked once");
+        for (log_end, fetched) in [(11, 11), (12, 11), (11, 11)] {
+            note(log_end, fetched);
+        }
+        assert!(positions.take_quiet().is_empty(), "records are still on their way");
+        positions.advance(3, 11);
+        note(11, 11);
+        note(11, 11);
+        assert!(positions.take_quiet().is_empty(), "it has arrived");
+    }
 
     #[test]
     fn an_offset_is_told_when_it_is_new_and_again_when_time_has_passed() {

@@ -8,3 +8,4 @@ mod faults;
 mod offsets;
 mod rollups;
 mod support;
+mod transactions;

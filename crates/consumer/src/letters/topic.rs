@@ -20,7 +20,7 @@ use crate::batch::{encode_headers, headers_to_json};
 use crate::dead_letter::{self, Headers, Origin, names};
 use crate::letter_topic;
 use crate::settings::{Kafka, Settings};
-use crate::source::producer_config;
+use crate::source::{lookup_config, producer_config};
 
 /// How long Kafka may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl TopicStore {
     /// Connects and reads what is known about letters.
     pub(super) fn open(settings: &Settings, topic: &str) -> Result<Self, LettersError> {
         let mut store = Self {
-            consumer: consumer(&settings.kafka)?,
+            consumer: lookup_config(&settings.kafka).set("auto.offset.reset", "earliest").create()?,
             kafka: settings.kafka.clone(),
             topic: topic.to_owned(),
             logs: Vec::new(),
@@ -279,20 +279,6 @@ impl TopicStore {
         self.replayed.extend(places);
         Ok(())
     }
-}
-
-/// A reader that joins no group, although it carries its name: the group's permissions are enough for it.
-fn consumer(kafka: &Kafka) -> Result<BaseConsumer, KafkaError> {
-    let mut config = producer_config(kafka);
-    for producing in ["enable.idempotence", "acks"] {
-        config.remove(producing);
-    }
-    config
-        .set("group.id", &kafka.group_id)
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "earliest")
-        .create()
 }
 
 fn is_lasting(error: &KafkaError) -> bool {

@@ -102,7 +102,8 @@ impl ClientContext for Context {
         }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         for (partition, numbers) in topic.partitions.iter().filter(|(_, numbers)| numbers.ls_offset >= 0) {
-            if let Some(lag) = self.positions.note_log_end(*partition, numbers.ls_offset) {
+            let (end, fetched) = (numbers.ls_offset, numbers.next_offset);
+            if let Some(lag) = self.positions.note_log_end(*partition, end, fetched) {
                 self.metrics.position(*partition, numbers.ls_offset - lag, lag);
             }
         }

@@ -63,9 +63,32 @@ pub fn client_config(kafka: &Kafka) -> ClientConfig {
     config
 }
 
+/// The configuration of a reader that looks something up: it joins no group, although it carries its name, so that the
+/// group's permissions are enough for it; and it says where a partition ends.
+#[must_use]
+pub fn lookup_config(kafka: &Kafka) -> ClientConfig {
+    let mut config = connection_config(kafka);
+    config
+        .set("group.id", &kafka.group_id)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error")
+        .set("queued.max.messages.kbytes", "1024")
+        .set("fetch.message.max.bytes", "65536")
+        .set("fetch.wait.max.ms", "100");
+    config
+}
+
 /// The configuration of a producer to the same Kafka: records are confirmed by all replicas, in order and once.
 #[must_use]
 pub fn producer_config(kafka: &Kafka) -> ClientConfig {
+    let mut config = connection_config(kafka);
+    config.set("enable.idempotence", "true").set("acks", "all");
+    config
+}
+
+fn connection_config(kafka: &Kafka) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (key, value) in &kafka.client_properties {
         // What is meant for reading (fetch sizes, the group protocol) has no meaning here.
@@ -76,8 +99,6 @@ pub fn producer_config(kafka: &Kafka) -> ClientConfig {
     config
         .set("bootstrap.servers", &kafka.brokers)
         .set("client.id", "analytics-consumer")
-        .set("enable.idempotence", "true")
-        .set("acks", "all")
         .set("allow.auto.create.topics", "false")
         .set("reconnect.backoff.max.ms", "2000")
         .set("socket.keepalive.enable", "true");
@@ -111,10 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_accepts_the_producers_properties() {
-        let config = producer_config(&kafka(&[("fetch.max.bytes", "1"), ("security.protocol", "PLAINTEXT")]));
-        config.create_native_config().expect("every key and value is known to librdkafka");
-        assert_eq!(config.get("fetch.max.bytes"), None);
+    fn librdkafka_accepts_the_properties_of_producers_and_lookups() {
+        let kafka = kafka(&[("fetch.max.bytes", "1"), ("security.protocol", "PLAINTEXT")]);
+        for config in [producer_config(&kafka), lookup_config(&kafka)] {
+            config.create_native_config().expect("every key and value is known to librdkafka");
+            assert_eq!(config.get("fetch.max.bytes"), None);
+        }
     }
 
     #[test]
