@@ -25,8 +25,8 @@ pub use pipeline::{AnalyticsPipeline, AnalyticsPipelineSpec, MAX_NAME_LENGTH};
 pub use scaling::{Behavior, OnUnknown, Scaling, ScalingMode};
 pub use sink::{DatabaseUrlRef, RollupUsers, Rollups, Sink};
 pub use source::{
-    ClientCertificateRef, CredentialsRef, Mechanism, OnOffsetGap, Protocol, SecretKeyRef, Security, Source,
-    StartFrom,
+    ClientCertificateRef, CredentialsRef, GroupProtocol, Mechanism, OnOffsetGap, Protocol, SecretKeyRef,
+    Security, Source, StartFrom,
 };
 pub use status::{AnalyticsPipelineStatus, LagStatus, RatesStatus, ScalingStatus};
 pub use telemetry::{Automatic, Telemetry, Tracing};

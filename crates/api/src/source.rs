@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 /// Where events come from: a Kafka topic.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "self.groupProtocol != 'consumer' || !has(self.properties) || self.properties.all(k, !(k in ['session.timeout.ms', 'heartbeat.interval.ms', 'group.protocol.type']))"
+).message(
+    "`properties` must not set session.timeout.ms, heartbeat.interval.ms or group.protocol.type when `groupProtocol` is consumer: the broker decides about them (group.consumer.session.timeout.ms)"
+))]
 pub struct Source {
     /// Addresses of some brokers of the Kafka cluster, `host:port`, separated by commas. Example: `kafka-0.kafka:9092,kafka-1.kafka:9092`.
     #[schemars(length(min = 1, max = 1024))]
@@ -47,6 +52,10 @@ pub struct Source {
     #[serde(default)]
     pub on_offset_gap: OnOffsetGap,
 
+    /// How the consumers of the group share out partitions: `classic` works with every broker, `consumer` (KIP-848) lets the broker decide and needs Kafka 4.0. Default: `classic`.
+    #[serde(default)]
+    pub group_protocol: GroupProtocol,
+
     /// How to connect to the brokers: transport security and login. Unset: plain text without login.
     #[serde(default)]
     pub security: Security,
@@ -56,7 +65,7 @@ pub struct Source {
     #[schemars(schema_with = "properties_schema")]
     #[x_kube(
         validation = Rule::new(REFUSED_PROPERTIES_RULE).message(
-            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, auto.commit.enable, enable.partition.eof, enable.ssl.certificate.verification, enable.sasl.oauthbearer.unsecure.jwt, partition.assignment.strategy, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
+            "`properties` must not set what the pipeline itself decides (group.id, group.instance.id, group.protocol, bootstrap.servers, metadata.broker.list, enable.auto.commit, enable.auto.offset.store, auto.offset.reset, isolation.level, auto.commit.enable, enable.partition.eof, enable.ssl.certificate.verification, enable.sasl.oauthbearer.unsecure.jwt, partition.assignment.strategy, and all of security., sasl., ssl. and plugin.): use the fields of `source` instead"
         ),
         validation = Rule::new(r"self.all(k, !self[k].contains('\n') && !self[k].contains(';') && !k.contains('=') && !k.contains(';'))").message(
             "`properties` must not hold line breaks or `;`, nor `=` in a name: each entry is one setting of librdkafka"
@@ -65,7 +74,7 @@ pub struct Source {
     pub properties: BTreeMap<String, String>,
 }
 
-const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'auto.commit.enable', 'enable.partition.eof', 'enable.ssl.certificate.verification', 'enable.sasl.oauthbearer.unsecure.jwt', 'partition.assignment.strategy']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
+const REFUSED_PROPERTIES_RULE: &str = "self.all(k, !(k in ['group.id', 'group.instance.id', 'group.protocol', 'bootstrap.servers', 'metadata.broker.list', 'enable.auto.commit', 'enable.auto.offset.store', 'auto.offset.reset', 'isolation.level', 'auto.commit.enable', 'enable.partition.eof', 'enable.ssl.certificate.verification', 'enable.sasl.oauthbearer.unsecure.jwt', 'partition.assignment.strategy']) && !k.startsWith('security.') && !k.startsWith('sasl.') && !k.startsWith('ssl.') && !k.startsWith('plugin.'))";
 
 pub(crate) const SECRET_NAME_RULE: &str = "self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')";
 pub(crate) const SECRET_NAME_MESSAGE: &str = "`name` must be the name of a Secret: lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
@@ -107,6 +116,17 @@ pub enum OnOffsetGap {
     Earliest,
     /// Go on at the end.
     Latest,
+}
+
+/// How the consumers of the group share out partitions.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupProtocol {
+    /// Among themselves, cooperatively.
+    #[default]
+    Classic,
+    /// As the broker decides.
+    Consumer,
 }
 
 /// How to connect to the brokers.

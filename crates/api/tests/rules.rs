@@ -52,6 +52,8 @@ fn good_specifications_are_accepted() {
         json!({"spec": {"scaling": {"mode": "External", "replicas": 1}}}),
         json!({"spec": {"scaling": {"onUnknown": "Floor", "unknownFloorReplicas": 2}}}),
         json!({"spec": {"delivery": {"deduplication": {"mode": "Header", "name": "event-id"}}}}),
+        json!({"spec": {"source": {"groupProtocol": "consumer", "properties": {"client.rack": "a"}}}}),
+        json!({"spec": {"source": {"properties": {"session.timeout.ms": "9000"}}}}),
         json!({"spec": {"delivery": {"deadLetters": {"topic": "user-events.dlq"}}, "sink": {"table": "dead_letters"}}}),
         json!({"spec": {"telemetry": {"tracing": {"endpoint": "http://otel:4317", "sampleRatio": "1.0"}}}}),
         json!({"spec": {"consumer": {"env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]}}}),
@@ -81,6 +83,14 @@ fn bad_specifications_are_refused_with_the_way_out() {
         (
             json!({"spec": {"source": {"properties": {"sasl.password": "x"}}}}),
             "use the fields of `source` instead",
+        ),
+        (
+            json!({"spec": {"source": {"properties": {"group.protocol": "consumer"}}}}),
+            "use the fields of `source` instead",
+        ),
+        (
+            json!({"spec": {"source": {"groupProtocol": "consumer", "properties": {"session.timeout.ms": "9000"}}}}),
+            "when `groupProtocol` is consumer",
         ),
         (
             json!({"spec": {"source": {"properties": {"client.rack": "a;group.id=b"}}}}),

@@ -55,6 +55,8 @@ pub struct Kafka {
     pub start_from: StartFrom,
     /// What to do when the stored offset is outside the log.
     pub on_offset_gap: OnOffsetGap,
+    /// How partitions are shared out among the consumers of the group.
+    pub group_protocol: GroupProtocol,
     /// Everything that goes to librdkafka for reaching and authenticating against the brokers, and the user's properties.
     pub client_properties: BTreeMap<String, String>,
 }
@@ -136,6 +138,15 @@ pub enum OnOffsetGap {
     Earliest,
     /// Continue with records produced from now on.
     Latest,
+}
+
+/// How partitions are shared out among the consumers of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One member shares them out, cooperatively (KIP-429); every broker knows it.
+    Classic,
+    /// The broker shares them out, member by member (KIP-848); from Kafka 4.0 on.
+    Consumer,
 }
 
 /// How an event is recognised as seen before.

@@ -5,6 +5,7 @@ mod dead_letter_topic;
 mod dead_letters;
 mod delivery;
 mod faults;
+mod group_protocol;
 mod offsets;
 mod rollups;
 mod support;

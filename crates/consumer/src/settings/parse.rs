@@ -8,8 +8,8 @@ use analytics_runtime::telemetry::LogFormat;
 
 use super::table::SETTINGS;
 use super::{
-    BatchLimits, Database, DeadLetters, Deduplication, Kafka, Migrations, OnOffsetGap, Settings, StartFrom,
-    TableName, Tombstones,
+    BatchLimits, Database, DeadLetters, Deduplication, GroupProtocol, Kafka, Migrations, OnOffsetGap,
+    Settings, StartFrom, TableName, Tombstones,
 };
 
 /// A setting that cannot be used.
@@ -42,6 +42,7 @@ const RESERVED_PROPERTIES: &[&str] = &[
     "enable.ssl.certificate.verification",
     "group.id",
     "group.instance.id",
+    "group.protocol",
     "isolation.level",
     "metadata.broker.list",
     "partition.assignment.strategy",
@@ -102,8 +103,28 @@ fn kafka(values: &Values<'_>) -> Result<Kafka, SettingsError> {
                 ("latest", OnOffsetGap::Latest),
             ],
         )?,
+        group_protocol: group_protocol(values)?,
         client_properties: client_properties(values)?,
     })
+}
+
+/// Properties of the classic protocol, which librdkafka refuses with the other one; there the broker decides about them.
+const CLASSIC_PROPERTIES: &[&str] = &["session.timeout.ms", "heartbeat.interval.ms", "group.protocol.type"];
+
+fn group_protocol(values: &Values<'_>) -> Result<GroupProtocol, SettingsError> {
+    let choices = [("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
+    let protocol = values.choice("KAFKA_GROUP_PROTOCOL", &choices)?;
+    let properties = user_properties(values)?;
+    let classic = CLASSIC_PROPERTIES.iter().find(|property| properties.contains_key(**property));
+    match (protocol, classic) {
+        (GroupProtocol::Consumer, Some(property)) => Err(SettingsError::Malformed(
+            "KAFKA_PROPERTIES",
+            format!(
+                "`{property}` has no meaning when KAFKA_GROUP_PROTOCOL is consumer: the broker decides about it"
+            ),
+        )),
+        _ => Ok(protocol),
+    }
 }
 
 fn brokers(values: &Values<'_>) -> Result<String, SettingsError> {
@@ -433,6 +454,18 @@ mod tests {
             (
                 &[("KAFKA_PROPERTIES", "ssl.endpoint.identification.algorithm=none")],
                 "KAFKA_PROPERTIES: `ssl.endpoint.identification.algorithm` may not be set",
+            ),
+            (
+                &[("KAFKA_GROUP_PROTOCOL", "new")],
+                "KAFKA_GROUP_PROTOCOL: `new` is not one of classic, consumer",
+            ),
+            (
+                &[("KAFKA_GROUP_PROTOCOL", "consumer"), ("KAFKA_PROPERTIES", "session.timeout.ms=9000")],
+                "KAFKA_PROPERTIES: `session.timeout.ms` has no meaning when",
+            ),
+            (
+                &[("KAFKA_PROPERTIES", "group.protocol=consumer")],
+                "KAFKA_PROPERTIES: `group.protocol` may not be set",
             ),
             (&[("KAFKA_PROPERTIES", "nonsense")], "KAFKA_PROPERTIES: `nonsense` is not `key=value`"),
             (&[("DATABASE_CA_FILE", "/does/not/exist.pem")], "DATABASE_CA_FILE: cannot read the file"),

@@ -49,6 +49,11 @@ pub const SETTINGS: &[Setting] = &[
         "fail",
         "What to do when the stored offset is no longer (or not yet) in the log: fail, earliest or latest. With fail the partition waits and /readyz says why.",
     ),
+    with_default(
+        "KAFKA_GROUP_PROTOCOL",
+        "classic",
+        "How the group shares out partitions: classic (cooperative-sticky; every broker) or consumer (KIP-848: the broker decides; Kafka 4.0 and later). With consumer the session timeout is the broker's, group.consumer.session.timeout.ms.",
+    ),
     with_default("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."),
     optional("KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; needed with a SASL protocol."),
     optional("KAFKA_SASL_USERNAME", "User name for SASL."),

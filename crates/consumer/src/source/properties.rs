@@ -3,7 +3,7 @@
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use crate::settings::Kafka;
+use crate::settings::{GroupProtocol, Kafka};
 
 /// What a user may tune. Memory: librdkafka's defaults allow 64 MiB of prefetched records and fetches of 50 MiB; the
 /// values here keep the whole process below 50 MiB and are still far more than one transaction takes.
@@ -45,8 +45,7 @@ const CLASSIC_ONLY: &[&str] =
 /// Builds the configuration.
 #[must_use]
 pub fn client_config(kafka: &Kafka) -> ClientConfig {
-    let new_protocol =
-        kafka.client_properties.get("group.protocol").is_some_and(|protocol| protocol == "consumer");
+    let new_protocol = kafka.group_protocol == GroupProtocol::Consumer;
     let mut config = ClientConfig::new();
     // Why a broker closed a connection is information to librdkafka; `Context::log` decides what is worth a line.
     config.set_log_level(RDKafkaLogLevel::Info);
@@ -60,6 +59,7 @@ pub fn client_config(kafka: &Kafka) -> ClientConfig {
     }
     config.set("bootstrap.servers", &kafka.brokers);
     config.set("group.id", &kafka.group_id);
+    config.set("group.protocol", if new_protocol { "consumer" } else { "classic" });
     config
 }
 
@@ -117,17 +117,19 @@ mod tests {
             group_id: "g".into(),
             start_from: StartFrom::Earliest,
             on_offset_gap: OnOffsetGap::Fail,
+            group_protocol: GroupProtocol::Classic,
             client_properties: properties.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         }
     }
 
     #[test]
     fn librdkafka_accepts_both_group_protocols() {
-        for properties in [&[][..], &[("group.protocol", "consumer")][..]] {
-            let config = client_config(&kafka(properties));
+        for group_protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+            let config = client_config(&Kafka { group_protocol, ..kafka(&[]) });
             config.create_native_config().expect("every key and value is known to librdkafka");
             assert_eq!(config.get("enable.auto.commit"), Some("false"));
-            assert_eq!(config.get("partition.assignment.strategy").is_some(), properties.is_empty());
+            let classic = group_protocol == GroupProtocol::Classic;
+            assert_eq!(config.get("partition.assignment.strategy").is_some(), classic);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use analytics_api::{
-    DeadLetters, DeduplicationMode, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom, Tombstones,
-    labels,
+    DeadLetters, DeduplicationMode, GroupProtocol, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom,
+    Tombstones, labels,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -36,6 +36,7 @@ fn source(pipeline: &ValidatedPipeline) -> Settings {
         ("KAFKA_GROUP_ID", source.group_id.clone()),
         ("KAFKA_START_FROM", start_from(source.start_from).to_owned()),
         ("KAFKA_ON_OFFSET_GAP", on_offset_gap(source.on_offset_gap).to_owned()),
+        ("KAFKA_GROUP_PROTOCOL", group_protocol(source.group_protocol).to_owned()),
         ("KAFKA_SECURITY_PROTOCOL", security.protocol.as_str().to_owned()),
     ];
     if let Some(mechanism) = security.mechanism {
@@ -116,6 +117,13 @@ const fn on_offset_gap(value: OnOffsetGap) -> &'static str {
         OnOffsetGap::Fail => "fail",
         OnOffsetGap::Earliest => "earliest",
         OnOffsetGap::Latest => "latest",
+    }
+}
+
+const fn group_protocol(value: GroupProtocol) -> &'static str {
+    match value {
+        GroupProtocol::Classic => "classic",
+        GroupProtocol::Consumer => "consumer",
     }
 }
 
