@@ -15,8 +15,8 @@ use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
 use crate::retry::Backoff;
 use crate::settings::BatchLimits;
-use crate::sink::classify::{Fault, describe, fault, fault_label};
-use crate::sink::offsets::Owner;
+use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout};
+use crate::sink::offsets::{self, Owner};
 use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
 use crate::slot::Slot;
 use crate::source::{Control, Positions};
@@ -149,6 +149,9 @@ impl Writer {
                 Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),
                 Err(WriteError::Fenced(partitions)) => self.fenced(batch, &partitions, started, memory),
                 Err(WriteError::Database(error)) => {
+                    if is_lock_timeout(&error) {
+                        self.clear_the_way(batch, memory).await;
+                    }
                     self.failed(&error, started, memory);
                     tokio::time::sleep(backoff.next()).await;
                 }
@@ -157,6 +160,21 @@ impl Writer {
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
+        }
+    }
+
+    /// Somebody holds a lock that this batch needs: if it is a former owner of its partitions who was frozen in the
+    /// middle of a transaction, ends that.
+    async fn clear_the_way(&self, batch: &Batch, memory: &mut Memory) {
+        let partitions: Vec<i32> = batch.progress().iter().map(|progress| progress.partition).collect();
+        let ended = match self.connected(memory).await {
+            Ok(connection) => {
+                offsets::end_frozen(connection, &self.statements, &self.owner, &partitions).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = describe(&error), "Whoever holds the lock keeps it");
         }
     }
 

@@ -10,3 +10,4 @@ mod offsets;
 mod rollups;
 mod support;
 mod transactions;
+mod zombies;

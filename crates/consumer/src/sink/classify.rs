@@ -46,6 +46,12 @@ fn fault_of_code(code: &str, context: Option<&str>) -> Fault {
     }
 }
 
+/// Whether somebody else held a lock for longer than `lock_timeout`.
+#[must_use]
+pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("55P03")
+}
+
 /// Whose fault a failed attempt was, as a metric label: `resources` when the server has run out of disk, memory or
 /// connections (class 53), else `configuration` or `transient`.
 #[must_use]

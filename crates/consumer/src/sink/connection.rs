@@ -17,7 +17,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A process that is stopped in the middle of a transaction (SIGSTOP, a frozen node) keeps its row locks; the server
 /// ends its transaction after these times, so that the next owner of the partition need not wait for ever.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
-                       SET lock_timeout = '10s'; SET timezone = 'UTC'; SET client_min_messages = warning";
+                       SET lock_timeout = '5s'; SET timezone = 'UTC'; SET client_min_messages = warning";
+
+/// Those who take partitions over look early at who is in their way.
+const CLAIMING: &str = "SET lock_timeout = '1s'";
 
 /// Opens connections to the configured database.
 #[derive(Clone)]
@@ -57,6 +60,16 @@ impl Database {
             let message = format!("no answer from {} within {} s", self.place(), CONNECT_TIMEOUT.as_secs());
             Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
         })
+    }
+
+    /// Opens a connection for taking partitions over.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn claiming(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        connection.execute(CLAIMING).await?;
+        Ok(connection)
     }
 
     /// Where the database is, for messages: host, port and name, never the password.

@@ -7,7 +7,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres};
 
 use super::Statements;
-use super::classify::{Fault, fault};
+use super::classify::{Fault, fault, is_lock_timeout};
 
 /// Whose offsets: the part of the key that is the same for all partitions, and this process's name.
 #[derive(Clone, Debug)]
@@ -33,7 +33,8 @@ pub struct Stored {
 /// a topic id gets `topic_id`.
 ///
 /// The update waits for a transaction of the previous owner that is just moving the offset, so that what is read is
-/// the last word. If that takes too long the offset is read as it is: the compare-and-set of the first batch decides.
+/// the last word; a transaction whose client is frozen is ended. If that takes too long the offset is read as it is: the
+/// compare-and-set of the first batch decides.
 ///
 /// # Errors
 /// Whatever PostgreSQL says.
@@ -44,26 +45,63 @@ pub async fn claim(
     partition: i32,
     topic_id: Option<&str>,
 ) -> Result<Option<Stored>, sqlx::Error> {
-    let claimed = sqlx::query_as(AssertSqlSafe(statements.claim.clone()))
-        .bind(&*owner.group_id)
-        .bind(&*owner.topic)
-        .bind(partition)
-        .bind(&*owner.instance)
-        .bind(topic_id)
-        .fetch_optional(&mut *connection)
-        .await;
-    let stored = match claimed {
-        Err(error) if fault(&error) == Fault::Transient && error.as_database_error().is_some() => {
-            sqlx::query_as(AssertSqlSafe(statements.read.clone()))
-                .bind(&*owner.group_id)
-                .bind(&*owner.topic)
-                .bind(partition)
-                .fetch_optional(connection)
-                .await
+    let mut attempts = 0;
+    let stored = loop {
+        let claimed = sqlx::query_as(AssertSqlSafe(statements.claim.clone()))
+            .bind(&*owner.group_id)
+            .bind(&*owner.topic)
+            .bind(partition)
+            .bind(&*owner.instance)
+            .bind(topic_id)
+            .fetch_optional(&mut *connection)
+            .await;
+        attempts += 1;
+        match claimed {
+            Err(error) if is_lock_timeout(&error) && attempts < CLAIM_ATTEMPTS => {
+                end_frozen(connection, statements, owner, &[partition]).await?;
+            }
+            Err(error) if fault(&error) == Fault::Transient && error.as_database_error().is_some() => {
+                break sqlx::query_as(AssertSqlSafe(statements.read.clone()))
+                    .bind(&*owner.group_id)
+                    .bind(&*owner.topic)
+                    .bind(partition)
+                    .fetch_optional(connection)
+                    .await;
+            }
+            other => break other,
         }
-        other => other,
     };
     Ok(stored?.map(|(next_offset, topic_id)| Stored { next_offset, topic_id }))
+}
+
+/// How often a claim waits for whoever holds the row, a second each time (see `connection::claiming`).
+const CLAIM_ATTEMPTS: u32 = 3;
+
+/// Ends sessions that hold the stored offsets of these partitions while their client says nothing: a consumer that was
+/// frozen in the middle of a transaction. What they have not committed is undone, which is what would become of it anyway.
+///
+/// # Errors
+/// Whatever PostgreSQL says.
+pub async fn end_frozen(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    owner: &Owner,
+    partitions: &[i32],
+) -> Result<(), sqlx::Error> {
+    let sessions: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(statements.end_frozen.clone()))
+        .bind(&*owner.group_id)
+        .bind(&*owner.topic)
+        .bind(partitions)
+        .fetch_all(connection)
+        .await?;
+    if !sessions.is_empty() {
+        tracing::warn!(
+            ?partitions,
+            ?sessions,
+            "Ended database sessions of a consumer that says nothing; they held the stored offset"
+        );
+    }
+    Ok(())
 }
 
 /// Makes the partition's row with `offset`, unless one came in between; returns what is stored now.

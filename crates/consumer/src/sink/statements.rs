@@ -23,6 +23,8 @@ pub struct Statements {
     pub claim: Arc<str>,
     /// Reads a partition's stored offset without waiting.
     pub read: Arc<str>,
+    /// Ends the sessions that hold the rows of these partitions and wait for a client that says nothing.
+    pub end_frozen: Arc<str>,
     /// Makes a partition's row, or leaves one that came in between; returns the stored offset.
     pub create: Arc<str>,
     /// Makes the rows of all partitions if the group and topic have none at all.
@@ -73,6 +75,16 @@ impl Statements {
             .into(),
             read: format!(
                 "SELECT next_offset, topic_id FROM {offsets} WHERE group_id = $1 AND topic = $2 AND partition = $3"
+            )
+            .into(),
+            // The row's xmax is the transaction that is changing it. Only a session that waits for its client is ended: one
+            // that is at work comes to an end by itself. MATERIALIZED, because conditions have no order of their own.
+            end_frozen: format!(
+                "WITH frozen AS MATERIALIZED (SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+                 AND usename = current_user AND wait_event_type = 'Client' AND wait_event = 'ClientRead' \
+                 AND clock_timestamp() - state_change > interval '500 milliseconds' AND backend_xid IN \
+                 (SELECT xmax FROM {offsets} WHERE group_id = $1 AND topic = $2 AND partition = ANY($3))) \
+                 SELECT pid FROM frozen WHERE pg_terminate_backend(pid)"
             )
             .into(),
             create: format!(

@@ -98,7 +98,7 @@ impl Claims {
     /// Tries every pending claim once; keeps those that failed and says how long to wait before trying again.
     async fn serve(&self, pending: &mut Vec<Claim>, backoff: &mut Backoff) -> Duration {
         pending.retain(|(partition, generation)| self.assignments.is_current(*partition, *generation));
-        let mut connection = match self.database.connect().await {
+        let mut connection = match self.database.claiming().await {
             Ok(connection) => connection,
             Err(error) => {
                 self.status.database_down(format!(
