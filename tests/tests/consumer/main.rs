@@ -8,6 +8,7 @@ mod faults;
 mod group_protocol;
 mod offsets;
 mod rollups;
+mod staying_up;
 mod support;
 mod transactions;
 mod zombies;

@@ -16,8 +16,8 @@ const SLEEPY: &str = "CREATE FUNCTION sleepy() RETURNS trigger LANGUAGE plpgsql 
 /// Shorter than the 60 s after which the server ends a COPY that does not go on by itself.
 const WITHOUT_HELP: Duration = Duration::from_secs(50);
 
-/// Waits until a session of the zombie is in this state.
-async fn until_zombie(bed: &Bed, condition: &'static str) -> Result<()> {
+/// Waits until there is such a session.
+async fn until_seen(bed: &Bed, condition: &'static str) -> Result<()> {
     wait::until_true(condition, SOON, || async { Ok(bed.number(condition).await? > 0) }).await
 }
 
@@ -38,13 +38,13 @@ async fn a_consumer_frozen_in_the_middle_of_a_copy_does_not_hold_its_partition()
     }
     // The first records went alone; the rest gathered while they slept.
     bed.until_rows(2).await?;
-    until_zombie(
+    until_seen(
         &bed,
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%zombie' AND wait_event = 'PgSleep'",
     )
     .await?;
     zombie.signal(Signal::STOP);
-    until_zombie(
+    until_seen(
         &bed,
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%zombie' AND wait_event = 'ClientRead' \
          AND backend_xid IS NOT NULL",
@@ -89,6 +89,7 @@ async fn a_session_that_holds_the_offset_and_says_nothing_is_ended_and_one_at_wo
             .execute(&pool)
             .await
     });
+    until_seen(&bed, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'").await?;
     let third = bed.consumer("third")?;
     bed.until_rows(3).await.map_err(|error| error.context(third.log()))?;
     ensure!(busy.await?.is_ok(), "a session at work was ended");
