@@ -23,7 +23,7 @@ pub use crd::crd;
 pub use delivery::{Batch, DeadLetters, Deduplication, DeduplicationMode, Delivery, Tombstones};
 pub use pipeline::{AnalyticsPipeline, AnalyticsPipelineSpec, MAX_NAME_LENGTH};
 pub use scaling::{Behavior, OnUnknown, Scaling, ScalingMode};
-pub use sink::{DatabaseUrlRef, RollupUsers, Rollups, Sink};
+pub use sink::{DatabaseUrlRef, PartitionInterval, Partitioning, RollupUsers, Rollups, Sink};
 pub use source::{
     ClientCertificateRef, CredentialsRef, GroupProtocol, Mechanism, OnOffsetGap, Protocol, SecretKeyRef,
     Security, Source, StartFrom,

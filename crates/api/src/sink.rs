@@ -31,6 +31,10 @@ pub struct Sink {
     )]
     pub table: String,
 
+    /// Partitions of the table by the time of the event, made as they are needed and dropped when they are over. A plain table that is there already has to be replaced by hand; the condition `Migrated` says how. Unset: one plain table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitioning: Option<Partitioning>,
+
     /// Most database connections that all consumers of this pipeline may hold together, two for each; scaling stays below it. Default: 40.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 2, max = 10000))]
@@ -43,6 +47,49 @@ pub struct Sink {
     /// Whether distinct users are counted by hour, too, exactly: costs a row and an index entry for each user and hour. Needs `rollups`. Default: `Disabled`.
     #[serde(default)]
     pub rollup_users: RollupUsers,
+}
+
+/// Partitions of the table by the time of the event, in UTC.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Partitioning {
+    /// How much time one partition holds: `Day`, `Week` (from Monday on) or `Month`.
+    pub interval: PartitionInterval,
+    /// Days after which a partition is dropped with all its events. Unset: they are kept for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 36500))]
+    pub retain_days: Option<i32>,
+    /// How many partitions are made before the present one. Default: 3.
+    #[serde(default = "default_ahead")]
+    #[schemars(range(min = 1, max = 60))]
+    pub ahead: i32,
+}
+
+const fn default_ahead() -> i32 {
+    3
+}
+
+/// How much time one partition holds.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartitionInterval {
+    /// A day.
+    Day,
+    /// A week, from Monday on.
+    Week,
+    /// A calendar month.
+    Month,
+}
+
+impl PartitionInterval {
+    /// The interval as the consumer's settings have it.
+    #[must_use]
+    pub const fn as_setting(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
 }
 
 /// Whether each transaction counts what it stored.

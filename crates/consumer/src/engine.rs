@@ -1,11 +1,13 @@
 //! Puts the parts together: one reading thread, its claims, a few writers; starts them and stops them in order.
 
 mod busy;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use rdkafka::config::FromClientConfigAndContext;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,14 +21,15 @@ use crate::settings::{Migrations, Settings};
 use crate::sink::offsets::Owner;
 use crate::sink::rollups::{self, Range};
 use crate::sink::schema::SchemaError;
-use crate::sink::{Database, Statements, schema};
+use crate::sink::{Database, Statements, partitions, schema};
 use crate::slot::Slot;
 use crate::source::{
     Assignments, Claims, Consumer, Context, Positions, QuietEnds, Reader, authorities, client_config,
     lookup_config,
 };
 use crate::status::Status;
-use crate::writer::Writer;
+use crate::writer::{Room, Writer};
+use upkeep::Upkeep;
 
 /// The engine cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +146,13 @@ async fn schema_once(settings: &Settings, database: &Database) -> Result<(), Sch
 /// # Errors
 /// The step that failed.
 pub async fn migrate(settings: &Settings, database: &Database) -> Result<(), SchemaError> {
-    schema::migrate(&mut connect(database).await?, &settings.database).await
+    let mut connection = connect(database).await?;
+    schema::migrate(&mut connection, &settings.database).await?;
+    let Some(policy) = &settings.database.partitioning else { return Ok(()) };
+    let table = &settings.database.table;
+    partitions::maintain(&mut connection, table, policy, Utc::now())
+        .await
+        .map_err(|source| SchemaError::Step { step: format!("make partitions of {table}"), source })
 }
 
 /// Counts a range of hours anew, see [`rollups::rebuild`]; returns the number of hours and of events.
@@ -245,6 +254,11 @@ impl<'a> Parts<'a> {
                 statements: self.statements.clone(),
                 owner: self.owner.clone(),
                 letters: self.letters.clone(),
+                room: self
+                    .settings
+                    .database
+                    .partitioning
+                    .map(|policy| Room::new(&self.settings.database.table, policy)),
                 limits: self.settings.batch,
                 positions: Arc::clone(&self.positions),
                 control: self.control.clone(),
@@ -282,6 +296,13 @@ impl<'a> Parts<'a> {
         });
         self.spawn_letter_check(tasks, &cancel);
         self.spawn_quiet_ends(tasks, &cancel);
+        if let Some(policy) = self.settings.database.partitioning {
+            let (database, table) = (self.database.clone(), self.settings.database.table.clone());
+            let (upkeep, cancelled) = (Upkeep { database, table, policy }, cancel.clone());
+            tasks.spawn(async move {
+                cancelled.run_until_cancelled(upkeep.run()).await;
+            });
+        }
         (requests, cancel)
     }
 

@@ -86,7 +86,7 @@ impl LetterTopic {
             trouble: Arc::new(Trouble::new(authorities(kafka))),
             producer: Mutex::new(None),
         };
-        letters.producer()?;
+        letters.producer().map(drop)?;
         Ok(letters)
     }
 

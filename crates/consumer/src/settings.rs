@@ -15,6 +15,8 @@ pub use table::{SETTINGS, Setting};
 
 use analytics_runtime::telemetry::LogFormat;
 
+use crate::partitioning::Policy;
+
 /// Everything the consumer can be told, parsed and checked.
 #[derive(Clone)]
 pub struct Settings {
@@ -70,6 +72,8 @@ pub struct Database {
     pub table: TableName,
     /// Where the records go that cannot be stored.
     pub dead_letters: DeadLetters,
+    /// How the events table is partitioned; `None` means one plain table, or whatever a person has made of it.
+    pub partitioning: Option<Policy>,
     /// Writer connections of this process.
     pub connections: usize,
     /// Whether this process changes the schema or only checks it.

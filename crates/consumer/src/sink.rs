@@ -5,6 +5,7 @@ pub mod connection;
 mod copy_format;
 mod nodelay;
 pub mod offsets;
+pub mod partitions;
 pub mod rollups;
 pub mod schema;
 mod statements;

@@ -1,5 +1,7 @@
 //! One writer: takes the batch that has gathered, writes it in one transaction, again until it is stored.
 
+mod room;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ use crate::slot::Slot;
 use crate::source::{Control, Positions};
 use crate::status::Status;
 use crate::trace;
+pub use room::Room;
 
 /// An idle writer looks after its connection this often, so that readiness is true in quiet times too.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub struct Writer {
     pub owner: Owner,
     /// Where dead letters go, if not to a table.
     pub letters: Option<Arc<LetterTopic>>,
+    /// Partitions for the rows, if the table has any.
+    pub room: Option<Room>,
     /// Bounds of a batch.
     pub limits: BatchLimits,
     /// Stored offsets, shared with the reading thread.
@@ -185,6 +190,9 @@ impl Writer {
     ) -> Result<(Outcome, Written), WriteError> {
         let mut written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
         let connection = self.connected(memory).await?;
+        if let Some(room) = &self.room {
+            room.make(connection, batch).await;
+        }
         let letters = self.letters.as_deref();
         let write = sink::write(connection, &self.statements, &self.owner, letters, batch, &mut written);
         let outcome = tokio::time::timeout(ATTEMPT_TIMEOUT, write).await.unwrap_or_else(|_| {

@@ -7,6 +7,7 @@ mod delivery;
 mod faults;
 mod group_protocol;
 mod offsets;
+mod partitions;
 mod rollups;
 mod staying_up;
 mod support;

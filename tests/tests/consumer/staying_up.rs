@@ -79,7 +79,7 @@ async fn a_full_disk_makes_no_dead_letters_and_is_waited_out() -> Result<()> {
          CREATE TRIGGER full_disk BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
     let (_bed, consumer) =
         outlives("full", accident, "No space left on device", "DROP TRIGGER full_disk ON events").await?;
-    let failed = consumer.metric("database_errors_total{kind=\"resources\"").await?;
+    let failed = consumer.metric("database_errors_total{fault=\"resources\"").await?;
     ensure!(failed >= 1.0, "{}", consumer.get("/metrics").await?.1);
     Ok(())
 }

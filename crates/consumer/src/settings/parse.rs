@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use analytics_runtime::telemetry::LogFormat;
 
+use crate::partitioning::{Interval, Policy};
+
 use super::table::SETTINGS;
 use super::{
     BatchLimits, Database, DeadLetters, Deduplication, GroupProtocol, Kafka, Migrations, OnOffsetGap,
@@ -62,6 +64,7 @@ pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings,
             url: database_url(&values)?,
             table: events_table(&values)?,
             dead_letters: dead_letters(&values)?,
+            partitioning: partitioning(&values)?,
             connections: values.number("DATABASE_CONNECTIONS", 1, 64)? as usize,
             migrations: values.choice(
                 "DATABASE_MIGRATIONS",
@@ -163,6 +166,33 @@ fn events_table(values: &Values<'_>) -> Result<TableName, SettingsError> {
         return Err(SettingsError::Malformed("DATABASE_TABLE", message));
     }
     Ok(table)
+}
+
+fn partitioning(values: &Values<'_>) -> Result<Option<Policy>, SettingsError> {
+    const RETAIN: &str = "DATABASE_RETAIN_DAYS";
+    let interval = values.choice(
+        "DATABASE_PARTITIONING",
+        &[
+            ("none", None),
+            ("day", Some(Interval::Day)),
+            ("week", Some(Interval::Week)),
+            ("month", Some(Interval::Month)),
+        ],
+    )?;
+    let retain_days = match values.given(RETAIN) {
+        Some(_) => Some(values.number(RETAIN, 1, 36_500)? as u32),
+        None => None,
+    };
+    let ahead = values.number("DATABASE_PARTITIONS_AHEAD", 1, 60)? as u32;
+    match (interval, retain_days) {
+        (Some(interval), _) => Ok(Some(Policy { interval, retain_days, ahead })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(SettingsError::Malformed(
+            RETAIN,
+            "needs DATABASE_PARTITIONING: whole partitions are dropped, and a plain table has none"
+                .to_owned(),
+        )),
+    }
 }
 
 fn dead_letters(values: &Values<'_>) -> Result<DeadLetters, SettingsError> {
@@ -445,6 +475,15 @@ mod tests {
             ),
             (&[("DEAD_LETTER_TOPIC", "a b")], "DEAD_LETTER_TOPIC: `a b` is not a topic name"),
             (&[("ROLLUPS", "on")], "ROLLUPS: `on` is not one of enabled, disabled"),
+            (&[("DATABASE_RETAIN_DAYS", "30")], "DATABASE_RETAIN_DAYS: needs DATABASE_PARTITIONING"),
+            (
+                &[("DATABASE_PARTITIONING", "day"), ("DATABASE_RETAIN_DAYS", "0")],
+                "DATABASE_RETAIN_DAYS: `0` is not a whole number from 1 to 36500",
+            ),
+            (
+                &[("DATABASE_PARTITIONING", "hour")],
+                "DATABASE_PARTITIONING: `hour` is not one of none, day, week, month",
+            ),
             (&[("DEDUPLICATION_MODE", "header")], "DEDUPLICATION_NAME: must name the header"),
             (&[("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")], "KAFKA_SASL_MECHANISM: must be set when"),
             (
@@ -507,6 +546,15 @@ mod tests {
         assert_eq!(properties.get("sasl.mechanism").map(String::as_str), Some("SCRAM-SHA-512"));
         assert_eq!(properties.get("fetch.max.bytes").map(String::as_str), Some("1048576"));
         assert_eq!(properties.get("client.id").map(String::as_str), Some("x"));
+    }
+
+    #[test]
+    fn a_table_is_partitioned_by_choice() {
+        assert!(parse(&[]).expect("valid").database.partitioning.is_none());
+        let chosen =
+            parse(&[("DATABASE_PARTITIONING", "week"), ("DATABASE_RETAIN_DAYS", "30")]).expect("valid");
+        let expected = Policy { interval: Interval::Week, retain_days: Some(30), ahead: 3 };
+        assert_eq!(chosen.database.partitioning, Some(expected));
     }
 
     #[test]

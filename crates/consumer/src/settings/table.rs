@@ -78,6 +78,20 @@ pub const SETTINGS: &[Setting] = &[
         "Table of the events, `table` or `schema.table`; pipeline_offsets is made in the same schema.",
     ),
     with_default(
+        "DATABASE_PARTITIONING",
+        "none",
+        "Partitions of the events table by the time of the event: none, day, week or month (UTC). They are made as they are needed. A plain table that is there already has to be replaced by hand; the refusal says how.",
+    ),
+    optional(
+        "DATABASE_RETAIN_DAYS",
+        "Days, 1 to 36500, after which a partition is dropped with all its events; unset keeps them for ever. Needs DATABASE_PARTITIONING.",
+    ),
+    with_default(
+        "DATABASE_PARTITIONS_AHEAD",
+        "3",
+        "How many partitions are made before the present one, 1 to 60. Events further in the future wait in the default partition.",
+    ),
+    with_default(
         "DATABASE_CONNECTIONS",
         "2",
         "Writer connections of this process, 1 to 64; partitions are shared out among them.",

@@ -64,7 +64,6 @@ enum Step {
 
 fn components(settings: &settings::Database) -> Vec<Component> {
     let offsets = settings.table.sibling(OFFSETS_TABLE);
-    let events = settings.table.quoted();
     let mut components = vec![
         Component {
             name: format!("offsets of {}", settings.table),
@@ -74,17 +73,7 @@ fn components(settings: &settings::Database) -> Vec<Component> {
                     .replace("{view}", &settings.table.sibling("pipeline_lag")),
             )],
         },
-        Component {
-            name: format!("events {}", settings.table),
-            steps: vec![
-                Step::Sql(include_str!("../../migrations/events_1.sql").replace("{events}", &events)),
-                Step::Index { column: "event_key", unique: true },
-                Step::Index { column: "user_id", unique: false },
-                Step::Index { column: "event_type", unique: false },
-                Step::Index { column: "timestamp", unique: false },
-                Step::Index { column: "service", unique: false },
-            ],
-        },
+        if settings.partitioning.is_some() { partitioned_events(settings) } else { plain_events(settings) },
         Component {
             name: format!("rollups of {}", settings.table),
             steps: vec![Step::Sql(
@@ -99,6 +88,33 @@ fn components(settings: &settings::Database) -> Vec<Component> {
         )],
     }));
     components
+}
+
+fn plain_events(settings: &settings::Database) -> Component {
+    let events = settings.table.quoted();
+    Component {
+        name: format!("events {}", settings.table),
+        steps: vec![
+            Step::Sql(include_str!("../../migrations/events_1.sql").replace("{events}", &events)),
+            Step::Index { column: "event_key", unique: true },
+            Step::Index { column: "user_id", unique: false },
+            Step::Index { column: "event_type", unique: false },
+            Step::Index { column: "timestamp", unique: false },
+            Step::Index { column: "service", unique: false },
+        ],
+    }
+}
+
+fn partitioned_events(settings: &settings::Database) -> Component {
+    let default = settings.table.sibling(&format!("{}_default", settings.table.name()));
+    Component {
+        name: format!("partitioned events {}", settings.table),
+        steps: vec![Step::Sql(
+            include_str!("../../migrations/partitioned_events_1.sql")
+                .replace("{events}", &settings.table.quoted())
+                .replace("{default}", &default),
+        )],
+    }
 }
 
 /// Brings the schema up to date. Safe to run twice, and from several processes at once.
@@ -143,6 +159,7 @@ async fn migrate_locked(
     );
     connection.execute(AssertSqlSafe(create)).await.map_err(step(format!("create the table {versions}")))?;
     refuse_foreign_table(connection, settings).await?;
+    forget_what_is_gone(connection, settings, &versions).await?;
     for component in components(settings) {
         apply(connection, settings, &versions, &component).await?;
     }
@@ -285,6 +302,7 @@ pub async fn check(connection: &mut PgConnection, settings: &settings::Database)
     for (setting, table, columns) in expected {
         check_columns(connection, setting, &table, columns).await?;
     }
+    check_partitioning(connection, settings).await?;
     let table = settings.table.quoted();
     let unique: Option<bool> = sqlx::query_scalar(SINGLE_COLUMN_INDEX)
         .bind(&table)
@@ -315,7 +333,68 @@ async fn refuse_foreign_table(
         .map_err(step(format!("look for the table {table}")))?;
     let without_key: Vec<_> =
         EVENT_COLUMNS.iter().copied().filter(|(name, _)| *name != "event_key").collect();
-    if exists { check_columns(connection, "DATABASE_TABLE", &table, &without_key).await } else { Ok(()) }
+    if !exists {
+        return Ok(());
+    }
+    check_columns(connection, "DATABASE_TABLE", &table, &without_key).await?;
+    check_partitioning(connection, settings).await
+}
+
+/// Where the events table is not there any more, its steps begin anew: it was renamed to make room for another one.
+async fn forget_what_is_gone(
+    connection: &mut PgConnection,
+    settings: &settings::Database,
+    versions: &str,
+) -> Result<(), SchemaError> {
+    let forget = format!("DELETE FROM {versions} WHERE to_regclass($1) IS NULL AND component = ANY($2)");
+    let components = [plain_events(settings).name, partitioned_events(settings).name];
+    sqlx::query(AssertSqlSafe(forget))
+        .bind(settings.table.quoted())
+        .bind(components)
+        .execute(connection)
+        .await
+        .map_err(step(format!("clear the table {versions}")))?;
+    Ok(())
+}
+
+/// A table that is to be partitioned must have been made so: PostgreSQL cannot partition one that is there.
+async fn check_partitioning(
+    connection: &mut PgConnection,
+    settings: &settings::Database,
+) -> Result<(), SchemaError> {
+    if settings.partitioning.is_none() {
+        return Ok(());
+    }
+    let table = &settings.table;
+    let key: Option<String> = sqlx::query_scalar("SELECT pg_get_partkeydef(to_regclass($1))")
+        .bind(table.quoted())
+        .fetch_one(connection)
+        .await
+        .map_err(step(format!("look up the partitioning of {table}")))?;
+    match key.as_deref() {
+        Some("RANGE (event_key)") => Ok(()),
+        Some(other) => Err(SchemaError::Shape(format!(
+            "table {table} is partitioned by {other}, needed is RANGE (event_key); leave DATABASE_PARTITIONING (sink.partitioning) \
+             unset to go on with partitions of your own, or name another table"
+        ))),
+        None => Err(SchemaError::Shape(switch_over(table))),
+    }
+}
+
+/// How a person makes a partitioned table out of a plain one.
+fn switch_over(table: &TableName) -> String {
+    let (new, name) = (table.quoted(), format!("{}_plain", table.name()));
+    let (old, renamed) = (table.sibling(&name), quote(&name));
+    format!(
+        "table {table} is one plain table, and PostgreSQL cannot partition it in place; leave DATABASE_PARTITIONING (sink.partitioning) \
+         unset, or stop the consumers (spec.suspend: true) and run: ALTER TABLE {new} RENAME TO {renamed}; then \
+         `analytics-consumer migrate` with the same settings (the operator does that by itself within a minute); then: \
+         INSERT INTO {new} (id, event_type, user_id, service, \"timestamp\", data, created_at, event_key) \
+         SELECT id, event_type, user_id, service, \"timestamp\", data, created_at, coalesce(event_key, \
+         (lpad(to_hex(greatest(0, extract(epoch FROM \"timestamp\") * 1000)::bigint), 12, '0') || '8' || substr(md5(id::text), 1, 3) \
+         || '8' || substr(md5(id::text), 4, 15))::uuid) FROM {old} ON CONFLICT (event_key) DO NOTHING; \
+         SELECT setval(pg_get_serial_sequence('{new}', 'id'), (SELECT max(id) FROM {new})); DROP TABLE {old};"
+    )
 }
 
 async fn check_columns(

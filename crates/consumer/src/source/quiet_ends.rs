@@ -52,7 +52,7 @@ impl QuietEnds {
                 }
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "Kafka does not say what lies before the ends of the logs")
+                tracing::warn!(%error, "Kafka does not say what lies before the ends of the logs");
             }
             Err(error) => tracing::warn!(%error, "The look at the ends of the logs was interrupted"),
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use analytics_api::{
-    DeadLetters, DeduplicationMode, GroupProtocol, LogFormat, OnOffsetGap, RollupUsers, Rollups, StartFrom,
-    Tombstones, labels,
+    DeadLetters, DeduplicationMode, GroupProtocol, LogFormat, OnOffsetGap, Partitioning, RollupUsers,
+    Rollups, StartFrom, Tombstones, labels,
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -72,6 +72,7 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
         ("ROLLUP_USERS", switch(sink.rollup_users == RollupUsers::Enabled).to_owned()),
     ];
     settings.extend(dead_letters(&delivery.dead_letters));
+    settings.extend(sink.partitioning.iter().flat_map(partitioning));
     if let Some(name) = &delivery.deduplication.name {
         settings.push(("DEDUPLICATION_NAME", name.clone()));
     }
@@ -84,6 +85,15 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
 fn dead_letters(place: &DeadLetters) -> Settings {
     let table = place.table_name().map(|table| ("DEAD_LETTER_TABLE", table.to_owned()));
     table.into_iter().chain(place.topic.clone().map(|topic| ("DEAD_LETTER_TOPIC", topic))).collect()
+}
+
+fn partitioning(partitioning: &Partitioning) -> Settings {
+    let always = [
+        ("DATABASE_PARTITIONING", partitioning.interval.as_setting().to_owned()),
+        ("DATABASE_PARTITIONS_AHEAD", partitioning.ahead.to_string()),
+    ];
+    let retain = partitioning.retain_days.map(|days| ("DATABASE_RETAIN_DAYS", days.to_string()));
+    always.into_iter().chain(retain).collect()
 }
 
 fn rest(pipeline: &ValidatedPipeline) -> Settings {
@@ -158,6 +168,22 @@ const fn log_format(value: LogFormat) -> &'static str {
 mod tests {
     use super::*;
     use crate::pipeline::fixtures;
+
+    #[test]
+    fn partitions_are_told_only_where_there_are_any() {
+        for (spec, expected) in [
+            ("{}", [None, None, None]),
+            (r#"{"sink": {"partitioning": {"interval": "Week"}}}"#, [Some("week"), None, Some("3")]),
+            (
+                r#"{"sink": {"partitioning": {"interval": "Day", "retainDays": 30, "ahead": 7}}}"#,
+                [Some("day"), Some("30"), Some("7")],
+            ),
+        ] {
+            let settings = build(&fixtures::valid(spec)).data.unwrap_or_default();
+            let names = ["DATABASE_PARTITIONING", "DATABASE_RETAIN_DAYS", "DATABASE_PARTITIONS_AHEAD"];
+            assert_eq!(names.map(|name| settings.get(name).map(String::as_str)), expected, "{spec}");
+        }
+    }
 
     #[test]
     fn dead_letters_go_to_one_place() {

@@ -38,6 +38,8 @@ pub(crate) fn migration_hash(pipeline: &ValidatedPipeline) -> String {
         .add(&pipeline.image)
         .add(&pipeline.spec.sink.table)
         .add(pipeline.spec.delivery.dead_letters.table_name().unwrap_or_default())
+        // Which interval makes another table; how long events are kept is the consumers' own business.
+        .add(pipeline.spec.sink.partitioning.as_ref().map_or("", |chosen| chosen.interval.as_setting()))
         .add(&pipeline.database_hash);
     let mut digits = hasher.finish();
     digits.truncate(8);
@@ -96,6 +98,7 @@ mod tests {
             (r#"{"sink": {"table": "clicks"}}"#, true),
             (r#"{"delivery": {"deadLetters": {"table": "dead"}}}"#, true),
             (r#"{"delivery": {"deadLetters": {"table": "dead_letters"}}}"#, false),
+            (r#"{"sink": {"partitioning": {"interval": "Day"}}}"#, true),
             (r#"{"delivery": {"batch": {"maxEvents": 5}}}"#, false),
             (r#"{"scaling": {"minReplicas": 2}}"#, false),
         ] {
