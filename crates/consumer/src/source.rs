@@ -3,6 +3,7 @@
 mod claims;
 mod context;
 mod end_of_partition;
+mod headers;
 mod properties;
 mod quiet_ends;
 mod reader;

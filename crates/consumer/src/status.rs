@@ -55,9 +55,10 @@ impl Status {
         self.update(|state| state.database = Some(reason));
     }
 
-    /// Whether PostgreSQL answered last.
-    pub fn is_database_up(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).database.is_none()
+    /// Whether PostgreSQL, and the topic of the dead letters, answered last.
+    pub fn is_sink_up(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.database.is_none() && state.letters.is_none()
     }
 
     /// A broker answered.

@@ -1,9 +1,12 @@
 //! Wrong settings, wrong servers, wrong tables: each says what is wrong and the way out.
 
-use std::process::Command;
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use testbed::{Consumer, wait};
 
 use crate::support::{Bed, SOON, event};
@@ -124,6 +127,28 @@ async fn an_unreachable_kafka_is_named_and_a_stop_is_still_quick() -> Result<()>
     .await?;
     consumer.signal(rustix::process::Signal::TERM);
     assert!(consumer.ended(Duration::from_secs(15)).await?.success(), "{}", consumer.log());
+    Ok(())
+}
+
+/// Kafka's names of headers are bytes to most clients; one that is no UTF-8 must not end anything.
+#[tokio::test]
+async fn a_header_whose_name_is_no_text_is_kept_like_any_other() -> Result<()> {
+    let bed = Bed::start("binary", 1).await?;
+    for payload in [&b"not json"[..], &event(1)] {
+        let mut producer = Command::new("kcat");
+        producer.args(["-P", "-b", &bed.kafka.bootstrap(), "-t", &bed.topic, "-p", "0", "-H"]);
+        producer.arg(OsStr::from_bytes(b"\xFFname=value")).stdin(Stdio::piped());
+        let mut producer = producer.spawn()?;
+        producer.stdin.take().context("a pipe")?.write_all(payload)?;
+        ensure!(producer.wait()?.success(), "kcat could not produce");
+    }
+    let consumer = Consumer::start(
+        "one",
+        &bed.options().with("DEDUPLICATION_MODE", "header").with("DEDUPLICATION_NAME", "id"),
+    )?;
+    bed.until_rows(1).await.map_err(|error| error.context(consumer.log()))?;
+    let kept = "SELECT count(*) FROM dead_letters WHERE headers = '[[{\"hex\": \"ff6e616d65\"}, \"value\"]]'";
+    assert_eq!(bed.number(kept).await?, 1);
     Ok(())
 }
 

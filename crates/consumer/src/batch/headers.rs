@@ -4,10 +4,14 @@
 use serde_json::{Value, json};
 
 /// Appends the headers to `buffer`.
-pub fn encode<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>, buffer: &mut Vec<u8>) {
+pub fn encode<'a, N: AsRef<[u8]>>(
+    headers: impl Iterator<Item = (N, Option<&'a [u8]>)>,
+    buffer: &mut Vec<u8>,
+) {
     for (name, value) in headers {
+        let name = name.as_ref();
         buffer.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        buffer.extend_from_slice(name.as_bytes());
+        buffer.extend_from_slice(name);
         let marker = value.map_or(0, |value| value.len() as u32 + 1);
         buffer.extend_from_slice(&marker.to_le_bytes());
         buffer.extend_from_slice(value.unwrap_or_default());

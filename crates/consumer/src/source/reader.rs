@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -277,9 +277,7 @@ impl Reader {
     /// Puts a record into its slot; says whether the slot is full.
     fn accept(&self, message: &BorrowedMessage<'_>, headers: &mut Vec<u8>) -> bool {
         headers.clear();
-        if let Some(found) = message.headers() {
-            encode_headers(found.iter().map(|header| (header.key, header.value)), headers);
-        }
+        encode_headers(super::headers::headers(message), headers);
         let record = Record {
             partition: message.partition(),
             offset: message.offset(),
@@ -333,8 +331,8 @@ impl Reader {
                 Some(Err(error)) => tracing::debug!(%error, "Kafka while paused"),
                 None => {}
             }
-            if !self.status.is_database_up() {
-                // Waiting for a database that is away is not work that more consumers could share.
+            if !self.status.is_sink_up() {
+                // Waiting for a server that is away is not work that more consumers could share.
                 self.busy.waited(POLL);
             }
             self.serve();
@@ -403,7 +401,7 @@ impl Reader {
 }
 
 fn header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
-    message.headers()?.iter().find(|header| header.key == name)?.value
+    super::headers::headers(message).find(|(found, _)| *found == name.as_bytes())?.1
 }
 
 fn list(topic: &str, partitions: impl IntoIterator<Item = (i32, Option<i64>)>) -> TopicPartitionList {
