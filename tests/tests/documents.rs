@@ -14,7 +14,7 @@ const DELIVERY: &str = include_str!("../../docs/delivery.md");
 fn test_names(page: &str) -> Vec<&str> {
     let quoted = page.split('`').skip(1).step_by(2);
     let is_name = |text: &&str| {
-        text.matches('_').count() >= 4 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        text.matches('_').count() >= 3 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
     };
     quoted.filter(is_name).collect()
 }

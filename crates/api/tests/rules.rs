@@ -133,7 +133,7 @@ fn bad_specifications_are_refused_with_the_way_out() {
             "either `table` or `topic`, not both",
         ),
         (
-            json!({"spec": {"delivery": {"deadLetters": {"topic": "user-events"}}}}),
+            json!({"spec": {"delivery": {"deadLetters": {"topic": "clicks"}}}}),
             "must differ from `source.topic`",
         ),
         (json!({"spec": {"delivery": {"deadLetters": {"topic": "a b"}}}}), "`topic` must hold only letters"),

@@ -110,9 +110,15 @@ impl LetterTopic {
         let producer = self.producer().map_err(|error| self.explain(&error))?;
         let sending = batch.dead_letters().iter().map(async |letter| match letter.delivered {
             true => Ok(()),
-            false => self.send(&producer, letter).await,
+            false => self.send(&producer, letter, Content::Whole).await,
         });
-        let results = join_all(sending).await;
+        let mut results = join_all(sending).await;
+        // Records travel in batches, and the topic may have refused one as a whole.
+        for (letter, result) in batch.dead_letters().iter().zip(&mut results) {
+            if result.as_ref().is_err_and(is_too_large) {
+                *result = self.send_alone(&producer, letter).await;
+            }
+        }
         batch.note_delivered(results.iter().map(Result::is_ok));
         let failure = results.into_iter().find_map(Result::err);
         if let Some(error) = &failure {
@@ -121,24 +127,38 @@ impl LetterTopic {
         failure.map_or(Ok(()), |error| Err(self.explain(&error)))
     }
 
-    async fn send(&self, producer: &Producer, letter: &DeadLetter) -> Result<(), KafkaError> {
-        let whole = headers(seal(letter, &self.group_id, &self.source_topic));
-        let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&self.topic).headers(whole);
-        record.key = letter.key.as_deref();
-        record.payload = letter.payload.as_deref();
-        let sent = producer.send(record, Timeout::Never).await;
-        match sent {
-            Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+    async fn send(
+        &self,
+        producer: &Producer,
+        letter: &DeadLetter,
+        content: Content,
+    ) -> Result<(), KafkaError> {
+        let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&self.topic);
+        let record = match content {
+            Content::Whole => FutureRecord {
+                key: letter.key.as_deref(),
+                payload: letter.payload.as_deref(),
+                ..record.headers(headers(seal(letter, &self.group_id, &self.source_topic)))
+            },
+            Content::Origin => {
+                record.headers(headers(seal_without_content(letter, &self.group_id, &self.source_topic)))
+            }
+        };
+        producer.send(record, Timeout::Never).await.map(drop).map_err(|(error, _)| error)
+    }
+
+    /// Sends a letter in a batch of its own; what is still too large says at least where it came from.
+    async fn send_alone(&self, producer: &Producer, letter: &DeadLetter) -> Result<(), KafkaError> {
+        match self.send(producer, letter, Content::Whole).await {
+            Err(error) if is_too_large(&error) => {
                 tracing::warn!(
                     partition = letter.partition,
                     offset = letter.offset,
                     "The dead-letter topic does not take a record of this size; keeping only where it came from"
                 );
-                let small = headers(seal_without_content(letter, &self.group_id, &self.source_topic));
-                let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&self.topic).headers(small);
-                producer.send(record, Timeout::Never).await.map(drop).map_err(|(error, _)| error)
+                self.send(producer, letter, Content::Origin).await
             }
-            other => other.map(drop).map_err(|(error, _)| error),
+            other => other,
         }
     }
 
@@ -194,6 +214,18 @@ impl LetterTopic {
             }
         }
     }
+}
+
+/// How much of a record its letter holds.
+#[derive(Clone, Copy)]
+enum Content {
+    Whole,
+    /// Only where it came from, and why.
+    Origin,
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 fn is_no_topic(error: &KafkaError) -> bool {

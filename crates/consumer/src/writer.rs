@@ -74,6 +74,8 @@ struct Memory {
     /// Share of the last batches in which the database found duplicates, 0 to 1: above one half an insert is tried
     /// first, because a COPY would most likely have to be repeated.
     duplicate_share: f64,
+    /// Whether the topic of the dead letters refused some of this writer's.
+    letters_refused: bool,
 }
 
 impl Writer {
@@ -84,6 +86,7 @@ impl Writer {
             recent: RecentKeys::new(),
             labels: Labels::default(),
             duplicate_share: 0.0,
+            letters_refused: false,
         };
         let mut batch = Batch::default();
         loop {
@@ -143,7 +146,7 @@ impl Writer {
             // A partition that was given back in the meantime is its new owner's business.
             batch.retain_partitions(|progress| self.slots[self.index].is_current(progress));
             if batch.is_empty() {
-                return;
+                return self.letters_settled(batch, memory);
             }
             batch.note_log_ends(|partition| self.positions.log_end(partition));
             let started = Instant::now();
@@ -161,7 +164,7 @@ impl Writer {
                     tokio::time::sleep(backoff.next()).await;
                 }
                 Err(WriteError::Undelivered(error)) => {
-                    self.undelivered(&error, started);
+                    self.undelivered(&error, started, memory);
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -214,9 +217,7 @@ impl Writer {
             self.positions.advance(progress.partition, progress.to);
         }
         self.status.database_up();
-        if !batch.dead_letters().is_empty() {
-            self.status.letters_up();
-        }
+        self.letters_settled(batch, memory);
         for row in batch.rows() {
             memory.recent.remember(&row.key);
         }
@@ -270,7 +271,15 @@ impl Writer {
         batch.retain_partitions(|progress| !partitions.contains(&progress.partition));
     }
 
-    fn undelivered(&self, error: &UndeliveredError, started: Instant) {
+    /// The batch is done: its dead letters are in their topic, or those that were refused are another consumer's business.
+    fn letters_settled(&self, batch: &Batch, memory: &mut Memory) {
+        if std::mem::take(&mut memory.letters_refused) || !batch.dead_letters().is_empty() {
+            self.status.letters_up();
+        }
+    }
+
+    fn undelivered(&self, error: &UndeliveredError, started: Instant, memory: &mut Memory) {
+        memory.letters_refused = true;
         tracing::warn!(%error, "Dead letters are not in their topic yet; trying on");
         self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
         self.status.letters_down(error.to_string());

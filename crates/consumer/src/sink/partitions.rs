@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Transaction};
 
 use super::classify::describe;
+use super::schema::{SchemaError, step};
 use crate::partitioning::{Partition, Policy, Range, key_at, parse_bounds};
-use crate::settings::TableName;
+use crate::settings::{self, TableName, quote};
 
 /// Rows of the default partition that are deleted at once.
 const SLICE: i64 = 10_000;
@@ -181,4 +182,47 @@ async fn retire(
             return Ok(());
         }
     }
+}
+
+/// A table that is to be partitioned must have been made so: PostgreSQL cannot partition one that is there.
+///
+/// # Errors
+/// What stands in the way, with the way out.
+pub(super) async fn check(
+    connection: &mut PgConnection,
+    settings: &settings::Database,
+) -> Result<(), SchemaError> {
+    if settings.partitioning.is_none() {
+        return Ok(());
+    }
+    let table = &settings.table;
+    let key: Option<String> = sqlx::query_scalar("SELECT pg_get_partkeydef(to_regclass($1))")
+        .bind(table.quoted())
+        .fetch_one(connection)
+        .await
+        .map_err(step(format!("look up the partitioning of {table}")))?;
+    match key.as_deref() {
+        Some("RANGE (event_key)") => Ok(()),
+        Some(other) => Err(SchemaError::Shape(format!(
+            "table {table} is partitioned by {other}, needed is RANGE (event_key); leave DATABASE_PARTITIONING (sink.partitioning) \
+             unset to go on with partitions of your own, or name another table"
+        ))),
+        None => Err(SchemaError::Shape(switch_over(table))),
+    }
+}
+
+/// How a person makes a partitioned table out of a plain one.
+fn switch_over(table: &TableName) -> String {
+    let (new, name) = (table.quoted(), format!("{}_plain", table.name()));
+    let (old, renamed) = (table.sibling(&name), quote(&name));
+    format!(
+        "table {table} is one plain table, and PostgreSQL cannot partition it in place; leave DATABASE_PARTITIONING (sink.partitioning) \
+         unset, or stop the consumers (spec.suspend: true) and run: ALTER TABLE {new} RENAME TO {renamed}; then \
+         `analytics-consumer migrate` with the same settings (the operator does that by itself within a minute); then: \
+         INSERT INTO {new} (id, event_type, user_id, service, \"timestamp\", data, created_at, event_key) \
+         SELECT id, event_type, user_id, service, \"timestamp\", data, created_at, coalesce(event_key, \
+         (lpad(to_hex(greatest(0, extract(epoch FROM \"timestamp\") * 1000)::bigint), 12, '0') || '8' || substr(md5(id::text), 1, 3) \
+         || '8' || substr(md5(id::text), 4, 15))::uuid) FROM {old} ON CONFLICT (event_key) DO NOTHING; \
+         SELECT setval(pg_get_serial_sequence('{new}', 'id'), (SELECT max(id) FROM {new})); DROP TABLE {old};"
+    )
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use super::partitions;
 use super::rollups::Names;
 use super::statements::OFFSETS_TABLE;
 use crate::settings::{self, TableName, quote};
@@ -43,7 +44,7 @@ impl SchemaError {
     }
 }
 
-fn step(step: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SchemaError {
+pub(super) fn step(step: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SchemaError {
     let step = step.into();
     move |source| SchemaError::Step { step, source }
 }
@@ -302,7 +303,7 @@ pub async fn check(connection: &mut PgConnection, settings: &settings::Database)
     for (setting, table, columns) in expected {
         check_columns(connection, setting, &table, columns).await?;
     }
-    check_partitioning(connection, settings).await?;
+    partitions::check(connection, settings).await?;
     let table = settings.table.quoted();
     let unique: Option<bool> = sqlx::query_scalar(SINGLE_COLUMN_INDEX)
         .bind(&table)
@@ -337,7 +338,7 @@ async fn refuse_foreign_table(
         return Ok(());
     }
     check_columns(connection, "DATABASE_TABLE", &table, &without_key).await?;
-    check_partitioning(connection, settings).await
+    partitions::check(connection, settings).await
 }
 
 /// Where the events table is not there any more, its steps begin anew: it was renamed to make room for another one.
@@ -355,46 +356,6 @@ async fn forget_what_is_gone(
         .await
         .map_err(step(format!("clear the table {versions}")))?;
     Ok(())
-}
-
-/// A table that is to be partitioned must have been made so: PostgreSQL cannot partition one that is there.
-async fn check_partitioning(
-    connection: &mut PgConnection,
-    settings: &settings::Database,
-) -> Result<(), SchemaError> {
-    if settings.partitioning.is_none() {
-        return Ok(());
-    }
-    let table = &settings.table;
-    let key: Option<String> = sqlx::query_scalar("SELECT pg_get_partkeydef(to_regclass($1))")
-        .bind(table.quoted())
-        .fetch_one(connection)
-        .await
-        .map_err(step(format!("look up the partitioning of {table}")))?;
-    match key.as_deref() {
-        Some("RANGE (event_key)") => Ok(()),
-        Some(other) => Err(SchemaError::Shape(format!(
-            "table {table} is partitioned by {other}, needed is RANGE (event_key); leave DATABASE_PARTITIONING (sink.partitioning) \
-             unset to go on with partitions of your own, or name another table"
-        ))),
-        None => Err(SchemaError::Shape(switch_over(table))),
-    }
-}
-
-/// How a person makes a partitioned table out of a plain one.
-fn switch_over(table: &TableName) -> String {
-    let (new, name) = (table.quoted(), format!("{}_plain", table.name()));
-    let (old, renamed) = (table.sibling(&name), quote(&name));
-    format!(
-        "table {table} is one plain table, and PostgreSQL cannot partition it in place; leave DATABASE_PARTITIONING (sink.partitioning) \
-         unset, or stop the consumers (spec.suspend: true) and run: ALTER TABLE {new} RENAME TO {renamed}; then \
-         `analytics-consumer migrate` with the same settings (the operator does that by itself within a minute); then: \
-         INSERT INTO {new} (id, event_type, user_id, service, \"timestamp\", data, created_at, event_key) \
-         SELECT id, event_type, user_id, service, \"timestamp\", data, created_at, coalesce(event_key, \
-         (lpad(to_hex(greatest(0, extract(epoch FROM \"timestamp\") * 1000)::bigint), 12, '0') || '8' || substr(md5(id::text), 1, 3) \
-         || '8' || substr(md5(id::text), 4, 15))::uuid) FROM {old} ON CONFLICT (event_key) DO NOTHING; \
-         SELECT setval(pg_get_serial_sequence('{new}', 'id'), (SELECT max(id) FROM {new})); DROP TABLE {old};"
-    )
 }
 
 async fn check_columns(
