@@ -81,6 +81,11 @@ pub enum TelemetryError {
     /// The endpoint or another OTLP setting is not usable.
     #[error("traces cannot be exported over OTLP: {0}; check the OTEL_EXPORTER_OTLP_* variables")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// There is no way to speak HTTP.
+    #[error(
+        "the HTTP client for traces cannot be made: {0}; an https endpoint needs the certificates of authorities in the image (ca-certificates)"
+    )]
+    HttpClient(String),
     /// There is a global subscriber already.
     #[error("telemetry is already running in this process")]
     AlreadyRunning,

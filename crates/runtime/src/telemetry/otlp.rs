@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::{Key, KeyValue, global};
 use opentelemetry_otlp::tonic_types::transport::ClientTlsConfig;
-use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithTonicConfig};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -33,7 +33,7 @@ pub(super) fn provider(
         return Ok(None);
     }
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter(transport(lookup)?)?)
+        .with_batch_exporter(exporter(transport(lookup)?, lookup)?)
         .with_resource(resource(service_name, version))
         .build();
     global::set_text_map_propagator(TraceContextPropagator::new());
@@ -93,11 +93,8 @@ enum Transport {
     Http,
 }
 
-// The variable for traces wins over the one for all signals, and an empty one counts as unset (OpenTelemetry
-// specification, "Configuration").
 fn transport(lookup: Lookup<'_>) -> Result<Transport, TelemetryError> {
-    let set = |name: &str| lookup(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let protocol = set("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL").or_else(|| set("OTEL_EXPORTER_OTLP_PROTOCOL"));
+    let protocol = first_set(lookup, ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"]);
     match protocol.as_deref() {
         None | Some("grpc") => Ok(Transport::Grpc),
         Some("http/protobuf") => Ok(Transport::Http),
@@ -105,16 +102,57 @@ fn transport(lookup: Lookup<'_>) -> Result<Transport, TelemetryError> {
     }
 }
 
-fn exporter(transport: Transport) -> Result<SpanExporter, ExporterBuildError> {
-    match transport {
+fn exporter(transport: Transport, lookup: Lookup<'_>) -> Result<SpanExporter, TelemetryError> {
+    let exporter = match transport {
         Transport::Grpc => {
             // Used for https endpoints only; the exporter's own default trusts no authority at all.
             let tls = ClientTlsConfig::new().with_enabled_roots();
-            SpanExporter::builder().with_tonic().with_tls_config(tls).build()
+            SpanExporter::builder().with_tonic().with_tls_config(tls).build()?
         }
-        // Its client has a thread of its own: spans are sent from a thread that belongs to no Tokio runtime.
-        Transport::Http => SpanExporter::builder().with_http().with_protocol(Protocol::HttpBinary).build(),
+        Transport::Http => {
+            let client = http_client(uses_tls(lookup), timeout(lookup))?;
+            SpanExporter::builder()
+                .with_http()
+                .with_protocol(Protocol::HttpBinary)
+                .with_http_client(client)
+                .build()?
+        }
+    };
+    Ok(exporter)
+}
+
+/// The client waits by blocking: spans are sent from a thread that belongs to no Tokio runtime.
+fn http_client(tls: bool, timeout: Duration) -> Result<reqwest::blocking::Client, TelemetryError> {
+    // It has a runtime of its own, which must not be made within another.
+    let made = std::thread::spawn(move || {
+        let builder = reqwest::blocking::Client::builder().timeout(timeout);
+        // The system's authorities are looked up only where they are needed: an image may have none.
+        if tls { builder.build() } else { builder.tls_certs_only([]).build() }
+    });
+    match made.join() {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(TelemetryError::HttpClient(format!("{error:?}"))),
+        Err(_) => Err(TelemetryError::HttpClient("it panicked".to_owned())),
     }
+}
+
+fn uses_tls(lookup: Lookup<'_>) -> bool {
+    first_set(lookup, ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+        .is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("https:"))
+}
+
+// In milliseconds; the default is the specification's.
+fn timeout(lookup: Lookup<'_>) -> Duration {
+    let set = first_set(lookup, ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"]);
+    Duration::from_millis(set.and_then(|text| text.parse().ok()).unwrap_or(10_000))
+}
+
+// The variable for traces wins over the one for all signals, and an empty one counts as unset (OpenTelemetry
+// specification, "Configuration").
+fn first_set(lookup: Lookup<'_>, names: [&str; 2]) -> Option<String> {
+    names
+        .iter()
+        .find_map(|name| lookup(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
 }
 
 fn resource(service_name: &'static str, version: &'static str) -> Resource {
@@ -172,6 +210,28 @@ mod tests {
         for (pairs, expected) in cases {
             assert_eq!(transport(&environment(pairs)).unwrap(), expected, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn authorities_are_looked_up_for_https_only() {
+        const ALL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+        let cases: [(&'static [(&str, &str)], bool); 4] = [
+            (&[(ALL, "http://collector:4318")], false),
+            (&[(ALL, "HTTPS://collector:4318")], true),
+            (&[(ALL, "https://collector:4318"), (TRACES, "http://collector:4318/v1/traces")], false),
+            (&[(ALL, "http://collector:4318"), (TRACES, "https://collector/v1/traces")], true),
+        ];
+        for (pairs, expected) in cases {
+            assert_eq!(uses_tls(&environment(pairs)), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_may_take_ten_seconds_or_what_is_set() {
+        let set = environment(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "2500")]);
+        assert_eq!(timeout(&set), Duration::from_millis(2_500));
+        assert_eq!(timeout(&environment(&[])), Duration::from_secs(10));
     }
 
     #[test]
