@@ -13,6 +13,7 @@ mod delivery;
 pub mod labels;
 mod pipeline;
 mod scaling;
+mod schedule;
 mod sink;
 mod source;
 mod status;
@@ -23,6 +24,7 @@ pub use crd::crd;
 pub use delivery::{Batch, DeadLetters, Deduplication, DeduplicationMode, Delivery, Tombstones};
 pub use pipeline::{AnalyticsPipeline, AnalyticsPipelineSpec, MAX_NAME_LENGTH};
 pub use scaling::{Behavior, OnUnknown, Scaling, ScalingMode};
+pub use schedule::Schedule;
 pub use sink::{DatabaseUrlRef, PartitionInterval, Partitioning, RollupUsers, Rollups, Sink};
 pub use source::{
     ClientCertificateRef, CredentialsRef, GroupProtocol, Mechanism, OnOffsetGap, Protocol, SecretKeyRef,

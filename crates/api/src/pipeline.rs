@@ -85,6 +85,11 @@ pub const MAX_NAME_LENGTH: usize = 46;
         "self.scaling.mode == 'Lag' || !has(self.scaling.replicas) || self.scaling.replicas * 2 <= self.sink.maxConnections"
     ).message(
         "`sink.maxConnections` must be at least two for each of `scaling.replicas`: every consumer keeps two connections; raise `sink.maxConnections` or lower `scaling.replicas`"
+    ),
+    validation = Rule::new(
+        "!has(self.scaling.schedules) || self.scaling.schedules.all(s, s.minReplicas * 2 <= self.sink.maxConnections)"
+    ).message(
+        "`sink.maxConnections` must be at least two for each of `minReplicas` of every schedule: every consumer keeps two connections; raise `sink.maxConnections` or lower `minReplicas` in `scaling.schedules`"
     )
 )]
 #[serde(rename_all = "camelCase")]

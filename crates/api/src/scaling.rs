@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Schedule;
+
 /// How many consumers run.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,14 @@ use serde::{Deserialize, Serialize};
         "!has(self.unknownFloorReplicas) || !has(self.maxReplicas) || self.unknownFloorReplicas <= self.maxReplicas"
     ).message(
         "`unknownFloorReplicas` must be less than or equal to `maxReplicas`"
+    ),
+    validation = Rule::new("self.mode == 'Lag' || !has(self.schedules) || self.schedules.size() == 0").message(
+        "`schedules` may only be set when `mode` is Lag: with Fixed and External somebody else decides the number of consumers"
+    ),
+    validation = Rule::new(
+        "!has(self.schedules) || !has(self.maxReplicas) || self.schedules.all(s, s.minReplicas <= self.maxReplicas)"
+    ).message(
+        "`minReplicas` of each of `schedules` must be less than or equal to `maxReplicas`"
     )
 )]
 pub struct Scaling {
@@ -67,6 +77,12 @@ pub struct Scaling {
     #[schemars(range(min = 1, max = 1000))]
     pub unknown_floor_replicas: Option<i32>,
 
+    /// Windows of time with a higher `minReplicas`, for load that is known beforehand, with the mode `Lag` only. Unset: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub schedules: Vec<Schedule>,
+
     /// Decide and report, but change nothing, when true: `status.scaling.desired` shows what would be done. Default: false.
     #[serde(default)]
     pub dry_run: bool,
@@ -83,6 +99,7 @@ impl Default for Scaling {
             behavior: Behavior::default(),
             on_unknown: OnUnknown::default(),
             unknown_floor_replicas: None,
+            schedules: Vec::new(),
             dry_run: false,
         }
     }

@@ -69,6 +69,12 @@ pub struct RatesStatus {
 pub struct ScalingStatus {
     /// Number of consumers that is wanted.
     pub desired: i32,
+    /// Number of consumers that the load calls for, whatever the limits. Absent while it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed: Option<i32>,
+    /// Name of the schedule whose window is open; of several, the one that asks for most. Absent outside of any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// What keeps the number from being another one. Absent when nothing does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limited_by: Option<String>,

@@ -204,15 +204,19 @@ fn on_unknown(view: &View<'_>) -> Choice {
     Choice::new(desired, desired, Limit::Unknown, Reason::LagUnknown)
 }
 
-/// Nothing has arrived for long enough: to the floor, which may be zero.
+/// Nothing has arrived for long enough: to zero, or to a higher floor if it is not even known what a replica can do (else
+/// that is a matter of load like any other).
 fn idle(view: &View<'_>) -> Option<Choice> {
     let since = view.state.idle_since?;
-    if view.bounds.floor > 0 || view.gate() == Gate::Stuck {
+    let floor = view.bounds.floor;
+    let unmeasured = view.plant.is_none() && view.spec() > floor;
+    if (floor > 0 && !unmeasured) || view.gate() == Gate::Stuck {
         return None;
     }
     let eligible = since + view.policy.idle_seconds.max(0.0);
     if view.now() >= eligible {
-        return Some(Choice::new(0, 0, Limit::None, Reason::Idle));
+        let limited_by = if floor > 0 { view.bounds.floor_by } else { Limit::None };
+        return Some(Choice::new(floor, 0, limited_by, Reason::Idle));
     }
     let choice = Choice::new(view.spec(), 0, Limit::Stabilization, Reason::Waiting);
     Some(Choice { next_eligible: Some(eligible), ..choice })

@@ -1,12 +1,14 @@
 //! A decision in the words of a person.
 
+use std::borrow::Cow;
+
 use crate::{Condition, Decision, Estimates, Limit, Observation, Policy, Reason};
 
 /// One or two sentences: what was decided, from which figures, and what stands in the way.
 pub(crate) fn sentence(decision: &Decision, observation: &Observation, policy: &Policy) -> String {
     let what = action(decision, observation.replicas.spec);
     let why = because(decision, observation, policy);
-    let limit = limited(decision);
+    let limit = limited(decision, policy);
     format!("{what}: {why}{limit}.")
 }
 
@@ -32,7 +34,7 @@ pub fn explain(decision: &Decision, observation: &Observation, policy: &Policy) 
             count(decision.needed, "replica"),
             seconds(policy.target_lag_seconds)
         ),
-        format!("  limited:  {}", limit_phrase(decision.limited_by).unwrap_or("by nothing")),
+        format!("  limited:  {}", limit_phrase(decision.limited_by, policy).unwrap_or("by nothing".into())),
     ];
     if let Some(drain) = estimates.predicted_drain_seconds.filter(|drain| *drain >= 1.0) {
         lines.push(format!("  expected: the backlog is gone in {}", seconds(drain)));
@@ -136,8 +138,8 @@ fn because(decision: &Decision, observation: &Observation, policy: &Policy) -> S
     }
 }
 
-fn limited(decision: &Decision) -> String {
-    match limit_phrase(decision.limited_by) {
+fn limited(decision: &Decision, policy: &Policy) -> String {
+    match limit_phrase(decision.limited_by, policy) {
         Some(phrase) if decision.needed != decision.desired => {
             format!("; {} needed, limited {phrase}", decision.needed)
         }
@@ -145,11 +147,14 @@ fn limited(decision: &Decision) -> String {
     }
 }
 
-fn limit_phrase(limit: Limit) -> Option<&'static str> {
-    Some(match limit {
+fn limit_phrase(limit: Limit, policy: &Policy) -> Option<Cow<'static, str>> {
+    let phrase = match limit {
         Limit::None => return None,
         Limit::MinReplicas => "by minReplicas",
-        Limit::Schedule => "by a scheduled floor",
+        Limit::Schedule => match &policy.schedule_name {
+            Some(name) => return Some(format!("by the schedule `{name}`").into()),
+            None => "by a scheduled floor",
+        },
         Limit::MaxReplicas => "by maxReplicas",
         Limit::Partitions => "by the number of partitions",
         Limit::Connections => "by the database's connection budget",
@@ -159,7 +164,8 @@ fn limit_phrase(limit: Limit) -> Option<&'static str> {
         Limit::Budget => "by the budget of changes per hour",
         Limit::Converging => "until pods and group have settled",
         Limit::Unknown => "by what is not known",
-    })
+    };
+    Some(phrase.into())
 }
 
 fn lag(estimates: &Estimates) -> String {

@@ -10,6 +10,7 @@
 mod arrival;
 mod bounds;
 mod capacity;
+mod change;
 mod choose;
 mod conditions;
 mod decide;

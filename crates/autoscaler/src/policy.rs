@@ -36,6 +36,9 @@ pub struct Policy {
     pub connections_per_replica: u32,
     /// A floor that holds at this moment because of a schedule; computed by the caller, `None` outside any window.
     pub schedule_floor: Option<u32>,
+    /// What the user calls that schedule, for explanations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_name: Option<String>,
     /// Events per second that one replica is believed to handle, used only until its capacity is measured.
     pub capacity_hint: Option<f64>,
 }
@@ -56,6 +59,7 @@ impl Default for Policy {
             max_connections: None,
             connections_per_replica: 2,
             schedule_floor: None,
+            schedule_name: None,
             capacity_hint: None,
         }
     }

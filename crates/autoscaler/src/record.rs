@@ -1,25 +1,28 @@
 //! Recording decisions so that they can be made again, bit for bit.
 //!
 //! A recording is text, one JSON value per line. A decision follows from state, observation and policy; the state
-//! follows from the one before. So only the observation is written each time, the policy when it changes, and the
-//! state when it is not the one that the last decision left (the first time, and after anything else has happened
+//! follows from the one before. So only what is new in the observation is written each time, the policy when it changes,
+//! and the state when it is not the one that the last decision left (the first time, and after anything else has happened
 //! to it). Each observation carries a checksum of its decision, and replay compares.
 
 use serde::{Deserialize, Serialize};
 
+use crate::change::Change;
 use crate::{Decision, Observation, Policy, State, decide};
 
 /// One line of a recording.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Line {
-    /// From here on this is remembered.
+    /// From here on this is remembered, and nothing has been seen before.
     State(Box<State>),
     /// From here on this is wanted.
     Policy(Policy),
     /// This was seen, and decided on.
     Seen {
-        observation: Observation,
+        /// What is new since the observation before; since the default one behind a state.
+        #[serde(flatten)]
+        change: Change,
         /// FNV-1a of the decision's JSON, in hexadecimal digits.
         decision: String,
     },
@@ -28,6 +31,7 @@ enum Line {
 /// Writes a recording, line by line.
 #[derive(Clone, Debug, Default)]
 pub struct Recorder {
+    seen: Observation,
     state: Option<State>,
     policy: Option<Policy>,
 }
@@ -49,13 +53,16 @@ impl Recorder {
         let (next, decision) = decide(state, observation, policy);
         if self.state.as_ref() != Some(state) {
             lines.push(write(&Line::State(Box::new(state.clone())))?);
+            // A state is a new beginning: what stands before it may be cut off.
+            self.seen = Observation::default();
         }
         if self.policy.as_ref() != Some(policy) {
             lines.push(write(&Line::Policy(policy.clone()))?);
             self.policy = Some(policy.clone());
         }
-        let seen = Line::Seen { observation: observation.clone(), decision: checksum(&decision)? };
-        lines.push(write(&seen)?);
+        let change = Change::between(&self.seen, observation);
+        lines.push(write(&Line::Seen { change, decision: checksum(&decision)? })?);
+        self.seen = observation.clone();
         self.state = Some(next.clone());
         Ok((next, decision))
     }
@@ -108,20 +115,30 @@ pub enum RecordError {
 /// [`RecordError`] names the first line that cannot be used.
 pub fn replay<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Vec<Replayed>, RecordError> {
     let (mut state, mut wanted, mut replayed) = (State::default(), None, Vec::new());
+    let mut observation = Observation::default();
     for (index, text) in lines.into_iter().enumerate() {
         let line = index + 1;
         if text.trim().is_empty() {
             continue;
         }
         match serde_json::from_str(text).map_err(|source| RecordError::Line { line, source })? {
-            Line::State(remembered) => state = *remembered,
+            Line::State(remembered) => {
+                state = *remembered;
+                observation = Observation::default();
+            }
             Line::Policy(policy) => wanted = Some(policy),
-            Line::Seen { observation, decision: recorded } => {
+            Line::Seen { change, decision: recorded } => {
+                change.apply(&mut observation);
                 let policy: &Policy = wanted.as_ref().ok_or(RecordError::NoPolicy { line })?;
                 let (next, decision) = decide(&state, &observation, policy);
                 state = next;
                 let same = checksum(&decision)? == recorded;
-                replayed.push(Replayed { observation, policy: policy.clone(), decision, same });
+                replayed.push(Replayed {
+                    observation: observation.clone(),
+                    policy: policy.clone(),
+                    decision,
+                    same,
+                });
             }
         }
     }
@@ -182,6 +199,29 @@ mod tests {
         assert_eq!(replayed.len(), 19);
         assert!(replayed.iter().all(|replayed| replayed.same));
         assert_eq!(lines.len(), 19 + 2 + 2, "two states and two policies besides the observations");
+    }
+
+    /// A controller keeps the recording in pieces and drops the oldest.
+    #[test]
+    fn pieces_can_be_replayed_alone_and_one_after_another() {
+        let (mut pieces, mut state) = (Vec::new(), State::default());
+        for piece in 0..3_u32 {
+            let (mut recorder, mut lines) = (Recorder::default(), Vec::new());
+            for turn in 1..6_u32 {
+                let mut seen = observation(f64::from(piece * 100 + turn) * 5.1);
+                if piece == 1 {
+                    seen.partition_count = None;
+                    seen.partitions.clear();
+                }
+                state = recorder.decide(&state, &seen, &Policy::default(), &mut lines).unwrap().0;
+            }
+            pieces.push(lines);
+        }
+        for piece in &pieces {
+            assert!(replay(piece.iter().map(String::as_str)).unwrap().iter().all(|replayed| replayed.same));
+        }
+        let replayed = replay(pieces.iter().flatten().map(String::as_str)).unwrap();
+        assert_eq!(replayed.iter().filter(|replayed| replayed.same).count(), 15);
     }
 
     #[test]

@@ -256,6 +256,17 @@ fn a_schedule_raises_the_floor_and_lets_go_again() {
     assert_eq!(scene.replicas, 2);
 }
 
+/// A window that opens before there was any load must not keep its consumers for ever.
+#[test]
+fn what_has_never_had_work_goes_down_to_the_floor_too() {
+    let scheduled = Policy { schedule_floor: Some(8), ..policy() };
+    let mut scene = Scene::steady(24, 0.0, 1);
+    scene.drive(0.0, 120.0, &scheduled);
+    assert_eq!(scene.replicas, 8);
+    scene.drive(0.0, 600.0, &policy());
+    assert_eq!(scene.replicas, 1);
+}
+
 #[test]
 fn beyond_the_budget_only_the_objective_moves_anything() {
     let policy = Policy { changes_per_hour: 0, ..policy() };

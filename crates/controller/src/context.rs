@@ -11,6 +11,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use crate::args::Settings;
+use crate::decisions::Decisions;
 use crate::kafka::{Clients, LagError, Reading};
 use crate::metrics::Metrics;
 use crate::pipeline::{Applied, Kinds, Sample};
@@ -44,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) monitoring: Kinds,
     /// What is remembered of each pipeline, by uid.
     pub(crate) memories: Memories,
+    /// The latest decisions, for people.
+    pub(crate) decisions: Decisions,
 }
 
 /// Something for each watched namespace, or once for all of them under the empty name.
@@ -128,6 +131,7 @@ impl Context {
         for (namespace, name) in self.memories.forget_unless(|uid| living.contains(uid)) {
             self.metrics.remove_pipeline(&namespace, &name);
             self.secrets.keep_only(&ObjectRef::new(&name).within(&namespace), &BTreeSet::new());
+            self.decisions.forget(&(namespace, name));
         }
     }
 }

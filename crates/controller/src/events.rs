@@ -1,5 +1,6 @@
 //! Events: what a person wants to read in `kubectl describe`, on transitions only.
 
+use autoscaler::Estimates;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::events::{Event, EventType};
 
@@ -66,15 +67,37 @@ fn told(before: Option<&Condition>, condition: &Condition) -> Option<Event> {
     }
 }
 
-/// The Event that tells of a change of the number of consumers.
-pub(crate) fn scaled(from: i32, to: i32, explanation: &str) -> Event {
+/// The Event that tells of a change of the number of consumers: why, what is the case before, and what is expected after.
+pub(crate) fn scaled(from: i32, to: i32, explanation: &str, estimates: Option<&Estimates>) -> Event {
     let reason = match (from, to) {
         (_, 0) => "ScaledToZero",
         (0, _) => "ScaledFromZero",
         (from, to) if to > from => "ScaledUp",
         _ => "ScaledDown",
     };
-    event(EventType::Normal, reason, "Scale", &format!("Consumers {from} -> {to}: {explanation}"))
+    let figures = estimates.map(|estimates| figures(to, estimates)).unwrap_or_default();
+    event(EventType::Normal, reason, "Scale", &format!("Consumers {from} -> {to}: {explanation}{figures}"))
+}
+
+fn figures(to: i32, estimates: &Estimates) -> String {
+    let before = match (estimates.lag_events, estimates.lag_seconds) {
+        (Some(0), _) => "nothing waits".to_owned(),
+        (Some(events), Some(age)) => format!("{events} events wait, the oldest for {age:.0} s"),
+        (Some(events), None) => format!("{events} events wait"),
+        (None, _) => "lag is not known".to_owned(),
+    };
+    let mut after: Vec<String> = Vec::new();
+    if let Some(drain) = estimates.predicted_drain_seconds.filter(|_| estimates.lag_events != Some(0)) {
+        after.push(format!("nothing old waits in {drain:.0} s"));
+    }
+    // Their mean: how keys spread over partitions is not told in one figure.
+    let capacity = estimates.capacity_per_replica.map(|capacity| capacity * f64::from(to));
+    if let (Some(rate), Some(capacity)) = (estimates.arrival_rate, capacity.filter(|all| *all > 0.0)) {
+        after.push(format!("{:.0} % of what the consumers can do arrives", 100.0 * rate / capacity));
+    }
+    let after =
+        if after.is_empty() { String::new() } else { format!(" After (expected): {}.", after.join(", ")) };
+    format!(" Before: {before}.{after}")
 }
 
 /// The Event that tells of an object that somebody else had changed or deleted.
@@ -141,14 +164,46 @@ mod tests {
         let table =
             [(0, 4, "ScaledFromZero"), (4, 8, "ScaledUp"), (8, 4, "ScaledDown"), (4, 0, "ScaledToZero")];
         for (from, to, reason) in table {
-            let event = scaled(from, to, "because");
+            let event = scaled(from, to, "because.", None);
             assert_eq!(event.reason, reason);
-            assert_eq!(event.note.unwrap(), format!("Consumers {from} -> {to}: because"));
+            assert_eq!(event.note.unwrap(), format!("Consumers {from} -> {to}: because."));
+        }
+    }
+
+    #[test]
+    fn a_change_of_scale_says_how_it_is_and_how_it_will_be() {
+        let backlog = Estimates {
+            lag_events: Some(9_000),
+            lag_seconds: Some(45.2),
+            arrival_rate: Some(300.0),
+            capacity_per_replica: Some(200.0),
+            predicted_drain_seconds: Some(17.6),
+            ..Estimates::default()
+        };
+        let quiet = Estimates { lag_events: Some(0), lag_seconds: None, ..backlog };
+        let unmeasured = Estimates { lag_events: Some(7), ..Estimates::default() };
+        let table = [
+            (
+                3,
+                &backlog,
+                " Before: 9000 events wait, the oldest for 45 s. After (expected): nothing old waits in 18 s, 50 % of what the consumers can do arrives.",
+            ),
+            (
+                2,
+                &quiet,
+                " Before: nothing waits. After (expected): 75 % of what the consumers can do arrives.",
+            ),
+            (0, &quiet, " Before: nothing waits."),
+            (1, &unmeasured, " Before: 7 events wait."),
+            (1, &Estimates::default(), " Before: lag is not known."),
+        ];
+        for (to, estimates, expected) in table {
+            assert_eq!(figures(to, estimates), expected);
         }
     }
 
     #[test]
     fn a_long_message_is_cut_to_what_the_api_server_accepts() {
-        assert_eq!(scaled(1, 2, &"ü".repeat(2000)).note.unwrap().len(), 1024);
+        assert_eq!(scaled(1, 2, &"ü".repeat(2000), None).note.unwrap().len(), 1024);
     }
 }

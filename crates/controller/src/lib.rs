@@ -6,6 +6,7 @@
 pub mod args;
 pub mod conditions;
 mod context;
+mod decisions;
 mod error;
 mod events;
 mod kafka;

@@ -5,7 +5,7 @@ mod told;
 use std::time::Duration;
 
 use analytics_runtime::catalogue::{Catalogue, Family, shared_families};
-use autoscaler::Decision;
+use autoscaler::{Decision, DrainOutcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -173,6 +173,11 @@ impl Metrics {
         self.told.set_decision(namespace, name, decision);
     }
 
+    /// The backlog of a growth is gone.
+    pub(crate) fn drained(&self, namespace: &str, name: &str, outcome: &DrainOutcome) {
+        self.told.drained(namespace, name, outcome);
+    }
+
     /// A pipeline is gone.
     pub(crate) fn remove_pipeline(&self, namespace: &str, name: &str) {
         self.told.remove(namespace, name);
@@ -233,6 +238,10 @@ mod tests {
         assert!(!text().contains("analytics_pipeline_lag_seconds{"));
         metrics.set_lag("shop", "clicks", None, None);
         assert!(!text().contains("analytics_pipeline_lag_events{"));
+        metrics.drained("shop", "clicks", &DrainOutcome { predicted_seconds: 20.0, actual_seconds: 25.0 });
+        assert!(text().contains(r#"kind="actual",namespace="shop",pipeline="clicks"} 25"#), "{}", text());
+        assert!(text().contains(r#"analytics_controller_drain_prediction_ratio_bucket{le="1.33"} 1"#));
+        assert!(text().contains(r#"analytics_controller_drain_prediction_ratio_bucket{le="1.1"} 0"#));
         metrics.remove_pipeline("shop", "clicks");
         assert!(!text().contains("clicks"));
     }

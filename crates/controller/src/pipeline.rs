@@ -11,6 +11,7 @@ mod monitoring;
 mod observe;
 mod policy;
 mod scale;
+mod schedule;
 mod scrape;
 mod status;
 mod validate;
@@ -112,7 +113,7 @@ async fn bring_about(
     // Reads Kafka and the consumers' metrics.
     let seen = observe::run(&valid, &report.fleet, context, memory).await;
     // Pure.
-    let scale = scale::run(&valid, &report.fleet, &seen, memory);
+    let scale = scale::run(&valid, &report.fleet, &seen, memory, &context.decisions);
     if seen.observation.is_some() {
         trace::decided(report.fleet.spec, scale.replicas, scale.decision.as_ref());
     }
@@ -124,6 +125,17 @@ async fn bring_about(
     report.partitions =
         seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
     report.decision = scale.decision;
+    report.schedule = scale.schedule;
+    if let Some(outcome) = &scale.drained {
+        tracing::info!(
+            pipeline = memory.name.1,
+            namespace = memory.name.0,
+            predicted_seconds = outcome.predicted_seconds,
+            actual_seconds = outcome.actual_seconds,
+            "The backlog of the last growth is gone"
+        );
+        context.metrics.drained(&memory.name.0, &memory.name.1, outcome);
+    }
     // Writes.
     let extent = match migration {
         Migration::Done | Migration::NotWanted => Extent::All,
@@ -200,7 +212,8 @@ async fn tell(
     if report.scaled {
         context.metrics.scaled(spec, report.desired);
         let explanation = scale::explanation(&pipeline.spec, report.decision.as_ref());
-        events.push(events::scaled(spec, report.desired, &explanation));
+        let estimates = report.decision.as_ref().map(|decision| &decision.estimates);
+        events.push(events::scaled(spec, report.desired, &explanation, estimates));
     }
     if !report.put_right.is_empty() {
         events.push(events::put_right(&report.put_right));

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Settings;
 use crate::context::{ByNamespace, Context, Memories, Pipeline};
+use crate::decisions::{self, Decisions};
 use crate::kafka::Clients;
 use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
@@ -62,9 +63,12 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     // First of all, so that a standby is seen to be alive and ready.
     let listener = server::bind(settings.metrics_port).await?;
     let server_stop = CancellationToken::new();
-    let server = tokio::spawn(server::serve(listener, registry, health.clone(), server_stop.clone()));
+    let decisions = Decisions::default();
+    let routes = decisions::routes(decisions.clone());
+    let served = server::serve_with(listener, registry, health.clone(), routes, server_stop.clone());
+    let server = tokio::spawn(served);
     let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
-    let outcome = lead(client, settings, metrics, health, &stop).await;
+    let outcome = lead(client, settings, Shown { metrics, decisions }, health, &stop).await;
     server_stop.cancel();
     if let Ok(served) = server.await {
         served?;
@@ -72,10 +76,17 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     outcome
 }
 
+/// What the server shows of the work.
+#[derive(Clone)]
+struct Shown {
+    metrics: Metrics,
+    decisions: Decisions,
+}
+
 async fn lead(
     client: Client,
     settings: Settings,
-    metrics: Metrics,
+    shown: Shown,
     health: Health,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
@@ -90,19 +101,19 @@ async fn lead(
     health.set_ready();
     let Some(namespace) = settings.lease_namespace.clone() else {
         tracing::warn!("No namespace for the Lease is known (POD_NAMESPACE): leading without election");
-        metrics.set_leader(true);
-        work(client, settings, metrics, stop.clone()).await?;
+        shown.metrics.set_leader(true);
+        work(client, settings, shown, stop.clone()).await?;
         return Ok(());
     };
-    let mut elector =
-        Elector::new(client.clone(), &namespace, &settings.lease_name, identity(&settings), metrics.clone());
+    let (identity, metrics) = (identity(&settings), shown.metrics.clone());
+    let mut elector = Elector::new(client.clone(), &namespace, &settings.lease_name, identity, metrics);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = elector.acquire() => {}
     }
     // Reconciles end before the Lease is given back, so that never two controllers write.
     let work_stop = stop.child_token();
-    let worker = work(client, settings, metrics, work_stop.clone());
+    let worker = work(client, settings, shown, work_stop.clone());
     let outcome = tokio::select! {
         done = worker => done,
         lost = elector.keep() => Err(RunError::Lease(lost)),
@@ -116,7 +127,7 @@ async fn lead(
 async fn work(
     client: Client,
     settings: Settings,
-    metrics: Metrics,
+    shown: Shown,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut controllers = Vec::new();
@@ -141,7 +152,8 @@ async fn work(
         // Pods are asked directly and without TLS: no proxy, no authorities.
         http: reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1).build()?,
         recorder: Recorder::new(client, reporter),
-        metrics,
+        metrics: shown.metrics,
+        decisions: shown.decisions,
         monitoring: pipeline::Kinds::default(),
         settings,
         memories: Memories::default(),

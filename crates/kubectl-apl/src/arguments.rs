@@ -36,9 +36,22 @@ pub(crate) enum Command {
         name: String,
     },
     /// Say in words what the operator sees, what it decided about the number of consumers, and what limits it.
+    #[command(
+        after_help = "Examples:\n  kubectl apl explain user-events\n  kubectl apl explain user-events --record >decisions.jsonl\n  kubectl apl explain --replay decisions.jsonl"
+    )]
     Explain {
         /// Name of the pipeline.
-        name: String,
+        #[arg(required_unless_present = "replay")]
+        name: Option<String>,
+        /// Print the latest decisions as the operator has recorded them, to be replayed anywhere.
+        #[arg(long)]
+        record: bool,
+        /// Make every decision of such a recording again (`-` for standard input); fails unless each is the same, bit for bit. Needs no cluster.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "record"])]
+        replay: Option<PathBuf>,
+        /// Namespace of the operator, whose leader has the recorded decisions.
+        #[arg(long, default_value = "analytics-system")]
+        operator_namespace: String,
     },
     /// Stop all consumers; offsets and data stay.
     Pause {
@@ -83,6 +96,21 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_recording_is_replayed_without_a_pipeline_and_nothing_else_is() {
+        let table = [
+            (vec!["explain", "clicks"], true),
+            (vec!["explain", "clicks", "--record"], true),
+            (vec!["explain", "--replay", "f"], true),
+            (vec!["explain"], false),
+            (vec!["explain", "clicks", "--replay", "f"], false),
+        ];
+        for (words, good) in table {
+            let parsed = Arguments::try_parse_from(std::iter::once("kubectl-apl").chain(words.clone()));
+            assert_eq!(parsed.is_ok(), good, "{words:?}");
+        }
     }
 
     #[test]

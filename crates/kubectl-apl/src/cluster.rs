@@ -41,6 +41,14 @@ pub(crate) enum Failure {
     /// kubectl could not be run.
     #[error("failed to run kubectl: {0}")]
     Kubectl(std::io::Error),
+    /// No controller has anything recorded.
+    #[error(
+        "no controller in namespace `{0}` has recorded a decision about it; name the operator's namespace with --operator-namespace, or wait for the next decision"
+    )]
+    NoRecording(String),
+    /// A recording is none.
+    #[error(transparent)]
+    Recording(#[from] autoscaler::RecordError),
     /// A file could not be read.
     #[error("failed to read {path}: {source}")]
     File {
@@ -120,6 +128,27 @@ impl Cluster {
         let request = http::Request::get(path).body(Vec::new()).ok()?;
         let text = self.client.request_text(request).await.ok()?;
         Some(Metrics::parse(&text))
+    }
+
+    /// The latest decisions about a pipeline, from whichever controller leads.
+    pub(crate) async fn recording(&self, operator: &str, pipeline: &str) -> Result<String, Failure> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), operator);
+        let selector = format!("{}=controller", labels::LABEL_COMPONENT);
+        let mut refused = None;
+        for pod in pods.list(&ListParams::default().labels(&selector)).await? {
+            let (pod, namespace) = (pod.name_any(), &self.namespace);
+            let path = format!(
+                "/api/v1/namespaces/{operator}/pods/{pod}:9090/proxy/decisions/{namespace}/{pipeline}"
+            );
+            let Ok(request) = http::Request::get(path).body(Vec::new()) else { continue };
+            match self.client.request_text(request).await {
+                Ok(text) => return Ok(text),
+                // A controller that does not lead.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.map_or_else(|| Failure::NoRecording(operator.to_owned()), Failure::Api))
     }
 
     /// Stops or resumes a pipeline and says what that means.

@@ -75,8 +75,13 @@ fn decided(status: &AnalyticsPipelineStatus) -> String {
     if let Some(reason) = &scaling.reason {
         text.push_str(&format!(", because: {reason}"));
     }
+    let needed = scaling.needed.map(|needed| format!("\nNeeded: {needed} consumers, whatever the limits."));
+    text.push_str(&needed.unwrap_or_default());
     if let Some(by) = &scaling.limited_by {
         text.push_str(&format!("\nLimited by: {by}."));
+    }
+    if let Some(schedule) = &scaling.schedule {
+        text.push_str(&format!("\nThe window of the schedule `{schedule}` is open."));
     }
     text
 }
@@ -130,7 +135,7 @@ mod tests {
             &json!({
                 "lag": {"events": 90000, "seconds": 45, "partitions": 8},
                 "rates": {"arrivals": 2000, "processed": 1500, "capacityPerReplica": 900},
-                "scaling": {"desired": 4, "limitedBy": "Maximum", "reason": "5 would be needed",
+                "scaling": {"desired": 4, "needed": 5, "schedule": "day", "limitedBy": "Maximum", "reason": "5 would be needed",
                     "lastScaleTime": "2026-01-15T10:30:00Z", "nextEligible": "2026-01-15T10:31:00Z"},
                 "conditions": [
                     {"type": "Ready", "status": "True", "reason": "R", "message": "fine", "lastTransitionTime": "2026-01-15T10:30:00Z"},
@@ -142,7 +147,9 @@ mod tests {
         let expected = "Wanted: no event waits longer than 10 s, with 0 to 4 consumers. While lag cannot be read, the number stays as it is.
 Seen: 90,000 events wait in 8 partitions, which is 45 s of arrivals; 2,000 per second arrive; 1,500 per second are stored; 900 per second are what one consumer can store.
 Decided: 4 consumers, because: 5 would be needed
+Needed: 5 consumers, whatever the limits.
 Limited by: Maximum.
+The window of the schedule `day` is open.
 The number was last changed at 2026-01-15T10:30:00Z. It can change again at 2026-01-15T10:31:00Z.
 ScalingLimited (AtMaximum): raise maxReplicas
 ";

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod cluster;
+mod decisions;
 mod explain;
 mod metrics;
 mod status;
@@ -52,9 +53,24 @@ async fn run(arguments: Arguments) -> Result<(String, ExitCode), Failure> {
             let consumers = cluster.consumers(&name).await?;
             success(status::render(&pipeline, &consumers))
         }
-        Command::Explain { name } => {
+        Command::Explain { replay: Some(file), .. } => {
+            let (text, same) = decisions::again(&file)?;
+            Ok((text, if same { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+        }
+        Command::Explain { name, record, operator_namespace, .. } => {
+            // The command line is not accepted with neither a name nor a file.
+            let name = name.unwrap_or_default();
             let cluster = Cluster::connect(&arguments.connection).await?;
-            success(explain::render(&cluster.pipeline(&name).await?))
+            let pipeline = cluster.pipeline(&name).await?;
+            let recording = cluster.recording(&operator_namespace, &name).await;
+            if record {
+                return success(recording?);
+            }
+            let status = explain::render(&pipeline);
+            success(match recording {
+                Ok(recording) => format!("{status}\n{}", decisions::latest(&recording)?),
+                Err(failure) => format!("{status}\nThis is what the status says; {failure}.\n"),
+            })
         }
         Command::Pause { name } => {
             success(Cluster::connect(&arguments.connection).await?.suspend(&name, true).await?)

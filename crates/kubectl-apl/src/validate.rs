@@ -36,7 +36,8 @@ pub(crate) fn files(paths: &[PathBuf]) -> Result<(String, bool), Failure> {
     Ok((text, good))
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// Reads a file, or standard input for `-`.
+pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let failed = |source| Failure::File { path: path.to_owned(), source };
     if path == Path::new("-") {
         let mut text = String::new();

@@ -76,7 +76,21 @@ pub async fn serve(
     health: Health,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let app = router(Shared { registry, own: OwnMetrics::new(), health });
+    serve_with(listener, registry, health, Router::new(), shutdown).await
+}
+
+/// The same, with further routes of the program's own.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_with(
+    listener: TcpListener,
+    registry: Registry,
+    health: Health,
+    routes: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let app = router(Shared { registry, own: OwnMetrics::new(), health }).merge(routes);
     let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = server => ended,

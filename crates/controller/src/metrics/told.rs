@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use analytics_runtime::catalogue::Catalogue;
-use autoscaler::Decision;
+use autoscaler::{Decision, DrainOutcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use prometheus::{IntGaugeVec, Opts};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntGaugeVec, Opts};
 
 use crate::conditions;
+
+const KINDS: [&str; 2] = ["predicted", "actual"];
 
 type Name = (String, String);
 
@@ -18,6 +20,8 @@ pub(super) struct Told {
     condition: IntGaugeVec,
     objective: IntGaugeVec,
     decision: IntGaugeVec,
+    drain: GaugeVec,
+    drain_ratio: Histogram,
     /// Reason and limit of the decision that has a series now.
     last: Arc<Mutex<HashMap<Name, (String, String)>>>,
 }
@@ -42,6 +46,20 @@ impl Told {
                 "Why the number of consumers is what it is: 1 for the reason and the limit of the last decision.",
                 &["namespace", "pipeline", "reason", "limited_by"],
             )?,
+            drain: GaugeVec::new(
+                Opts::new(
+                    "analytics_pipeline_drain_seconds",
+                    "Seconds from the last growth to the end of its backlog, by kind (predicted when it was decided, or actual); absent before there was one.",
+                ),
+                &["namespace", "pipeline", "kind"],
+            )?,
+            drain_ratio: Histogram::with_opts(
+                HistogramOpts::new(
+                    "analytics_controller_drain_prediction_ratio",
+                    "Actual over predicted seconds from a growth to the end of its backlog, over all pipelines; 1 is a perfect prediction.",
+                )
+                .buckets(vec![0.25, 0.5, 0.75, 0.9, 1.1, 1.33, 2.0, 4.0]),
+            )?,
             last: Arc::default(),
         })
     }
@@ -49,7 +67,9 @@ impl Told {
     pub(super) fn add_to(&self, catalogue: &mut Catalogue<'_>) -> Result<(), prometheus::Error> {
         catalogue.add(&self.condition)?;
         catalogue.add(&self.objective)?;
-        catalogue.add(&self.decision)
+        catalogue.add(&self.decision)?;
+        catalogue.add(&self.drain)?;
+        catalogue.add(&self.drain_ratio)
     }
 
     pub(super) fn set_conditions(&self, namespace: &str, name: &str, conditions: &[Condition]) {
@@ -80,11 +100,23 @@ impl Told {
         }
     }
 
+    pub(super) fn drained(&self, namespace: &str, name: &str, outcome: &DrainOutcome) {
+        for (kind, seconds) in KINDS.into_iter().zip([outcome.predicted_seconds, outcome.actual_seconds]) {
+            self.drain.with_label_values(&[namespace, name, kind]).set(seconds);
+        }
+        // Nobody reads lag more often than each second; less than that is no difference.
+        self.drain_ratio.observe(outcome.actual_seconds.max(1.0) / outcome.predicted_seconds.max(1.0));
+    }
+
     pub(super) fn remove(&self, namespace: &str, name: &str) {
         for condition in conditions::ALL {
             super::set(&self.condition, &[namespace, name, condition], None);
         }
         super::set(&self.objective, &[namespace, name], None);
+        for kind in KINDS {
+            // An error says only that there was no such series.
+            let _ = self.drain.remove_label_values(&[namespace, name, kind]);
+        }
         self.set_decision(namespace, name, None);
     }
 }

@@ -2,16 +2,20 @@
 
 use analytics_api::{AnalyticsPipelineSpec, OnUnknown, ScalingMode, StartFrom};
 use autoscaler::Policy;
+use jiff::Timestamp;
+
+use super::schedule;
 
 /// Database connections of one consumer.
 pub(crate) const CONNECTIONS_PER_REPLICA: u32 = 2;
 
-/// The policy of a pipeline. With the modes Fixed and External the user's number is both floor and ceiling, so that the
+/// The policy of a pipeline at this moment. With the modes Fixed and External the user's number is both floor and ceiling, so that the
 /// autoscaler still measures and explains, but never decides.
-pub(crate) fn policy(spec: &AnalyticsPipelineSpec) -> Policy {
+pub(crate) fn policy(spec: &AnalyticsPipelineSpec, now: Timestamp) -> Policy {
     let scaling = &spec.scaling;
     // A suspended pipeline has none, whatever the load: the autoscaler is to know that this is meant so.
     let fixed = if spec.suspend { Some(0) } else { fixed_replicas(spec) };
+    let floor = if fixed.is_none() { schedule::floor(&scaling.schedules, now) } else { None };
     Policy {
         target_lag_seconds: f64::from(scaling.target_lag_seconds),
         min_replicas: fixed.unwrap_or_else(|| count(scaling.min_replicas)),
@@ -30,6 +34,8 @@ pub(crate) fn policy(spec: &AnalyticsPipelineSpec) -> Policy {
         },
         max_connections: Some(count(spec.sink.max_connections)),
         connections_per_replica: CONNECTIONS_PER_REPLICA,
+        schedule_floor: floor.as_ref().map(|floor| floor.replicas),
+        schedule_name: floor.map(|floor| floor.name),
         ..Policy::default()
     }
 }
@@ -52,9 +58,31 @@ mod tests {
     use super::*;
     use crate::pipeline::fixtures;
 
+    fn at(now: &str, spec: &str) -> Policy {
+        policy(&fixtures::pipeline(spec).spec, now.parse().unwrap())
+    }
+
+    #[test]
+    fn an_open_window_raises_the_floor_unless_nobody_shall_run() {
+        let scaling = r#""scaling": {"schedules": [{"name": "noon", "start": "0 12 * * *", "end": "0 13 * * *", "timeZone": "UTC", "minReplicas": 4}]}"#;
+        let table = [
+            ("2026-01-14T12:00:00Z", false, Some(4), Some("noon")),
+            ("2026-01-14T13:00:00Z", false, None, None),
+            ("2026-01-14T12:00:00Z", true, None, None),
+        ];
+        for (now, suspend, floor, name) in table {
+            let policy = at(now, &format!(r#"{{"suspend": {suspend}, {scaling}}}"#));
+            assert_eq!(
+                (policy.schedule_floor, policy.schedule_name.as_deref()),
+                (floor, name),
+                "{now} {suspend}"
+            );
+        }
+    }
+
     #[test]
     fn defaults_of_the_resource_are_those_of_the_autoscaler() {
-        let policy = policy(&fixtures::pipeline("{}").spec);
+        let policy = at("2026-01-14T12:00:00Z", "{}");
         assert_eq!(policy, Policy { max_connections: Some(40), ..Policy::default() });
     }
 
@@ -62,20 +90,20 @@ mod tests {
     fn a_number_given_by_the_user_leaves_nothing_to_decide() {
         for mode in ["Fixed", "External"] {
             let spec = format!(r#"{{"scaling": {{"mode": "{mode}", "replicas": 3, "minReplicas": 0}}}}"#);
-            let policy = policy(&fixtures::pipeline(&spec).spec);
+            let policy = at("2026-01-14T12:00:00Z", &spec);
             assert_eq!((policy.min_replicas, policy.max_replicas), (3, Some(3)), "{mode}");
         }
     }
 
     #[test]
     fn a_suspended_pipeline_is_meant_to_have_no_consumers() {
-        let policy = policy(&fixtures::pipeline(r#"{"suspend": true, "scaling": {"minReplicas": 2}}"#).spec);
+        let policy = at("2026-01-14T12:00:00Z", r#"{"suspend": true, "scaling": {"minReplicas": 2}}"#);
         assert_eq!((policy.min_replicas, policy.max_replicas), (0, Some(0)));
     }
 
     #[test]
     fn what_to_do_without_lag_is_passed_on() {
         let spec = r#"{"scaling": {"onUnknown": "Floor", "unknownFloorReplicas": 4}}"#;
-        assert_eq!(policy(&fixtures::pipeline(spec).spec).on_unknown, autoscaler::OnUnknown::Floor(4));
+        assert_eq!(at("2026-01-14T12:00:00Z", spec).on_unknown, autoscaler::OnUnknown::Floor(4));
     }
 }

@@ -1,32 +1,55 @@
 //! From what was seen to a number of consumers.
 
 use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
-use autoscaler::{Decision, State};
+use autoscaler::{Decision, DrainOutcome, State};
+use jiff::Timestamp;
 
 use super::observe::{Fleet, Seen};
 use super::policy::{fixed_replicas, policy};
 use super::validate::ValidatedPipeline;
 use crate::context::Memory;
+use crate::decisions::Decisions;
 
 /// How many consumers the Deployment shall ask for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Scale {
     /// Replicas to set.
     pub(crate) replicas: i32,
     /// What the autoscaler says; `None` as long as there was nothing to decide on.
     pub(crate) decision: Option<Decision>,
+    /// Name of the schedule whose window is open.
+    pub(crate) schedule: Option<String>,
+    /// How well the last growth was predicted, once its backlog is gone.
+    pub(crate) drained: Option<DrainOutcome>,
 }
 
 /// Decides, and remembers what the autoscaler wants remembered. (no client required)
-pub(crate) fn run(pipeline: &ValidatedPipeline, fleet: &Fleet, seen: &Seen, memory: &mut Memory) -> Scale {
+pub(crate) fn run(
+    pipeline: &ValidatedPipeline,
+    fleet: &Fleet,
+    seen: &Seen,
+    memory: &mut Memory,
+    decisions: &Decisions,
+) -> Scale {
+    let now = seen.observation.as_ref().map(|observation| observation.time);
+    let policy = policy(&pipeline.spec, now.and_then(timestamp).unwrap_or_else(Timestamp::now));
+    let mut drained = None;
     if let Some(observation) = &seen.observation {
-        let state = memory.scaling.clone().unwrap_or_default();
-        let (next, decision) = autoscaler::decide(&state, observation, &policy(&pipeline.spec));
+        let state = memory.scaling.take().unwrap_or_default();
+        let name = (pipeline.namespace.clone(), pipeline.name.clone());
+        let (next, mut decision) = decisions.decide(&name, &state, observation, &policy);
+        // Told once, and not with every reconcile until the next decision.
+        drained = decision.drain_outcome.take();
         memory.scaling = Some(next);
         memory.decision = Some(decision);
     }
     let decision = memory.decision.clone();
-    Scale { replicas: replicas(pipeline, fleet, decision.as_ref()), decision }
+    let replicas = replicas(pipeline, fleet, decision.as_ref());
+    Scale { replicas, decision, schedule: policy.schedule_name, drained }
+}
+
+fn timestamp(seconds: f64) -> Option<Timestamp> {
+    Timestamp::from_second(seconds as i64).ok()
 }
 
 fn replicas(pipeline: &ValidatedPipeline, fleet: &Fleet, decision: Option<&Decision>) -> i32 {
@@ -101,14 +124,21 @@ mod tests {
     #[test]
     fn a_suspended_pipeline_has_no_consumers_whatever_waits() {
         let pipeline = fixtures::valid(r#"{"suspend": true, "scaling": {"minReplicas": 3}}"#);
-        let scale = run(&pipeline, &fleet(3), &seen(1_000_000, 3, 1.0), &mut Memory::default());
+        let scale = run(
+            &pipeline,
+            &fleet(3),
+            &seen(1_000_000, 3, 1.0),
+            &mut Memory::default(),
+            &Decisions::default(),
+        );
         assert_eq!(scale.replicas, 0);
     }
 
     #[test]
     fn a_number_of_the_user_is_taken_as_it_is() {
         let pipeline = fixtures::valid(r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#);
-        let scale = run(&pipeline, &fleet(1), &seen(0, 1, 1.0), &mut Memory::default());
+        let scale =
+            run(&pipeline, &fleet(1), &seen(0, 1, 1.0), &mut Memory::default(), &Decisions::default());
         assert_eq!(scale.replicas, 5, "more than partitions too: the user decides");
     }
 
@@ -128,8 +158,8 @@ mod tests {
     fn a_dry_run_changes_nothing_and_still_decides() {
         let pipeline = fixtures::valid(r#"{"scaling": {"dryRun": true, "minReplicas": 0}}"#);
         let mut memory = Memory::default();
-        run(&pipeline, &fleet(0), &seen(10, 0, 1.0), &mut memory);
-        let scale = run(&pipeline, &fleet(0), &seen(1_000, 0, 11.0), &mut memory);
+        run(&pipeline, &fleet(0), &seen(10, 0, 1.0), &mut memory, &Decisions::default());
+        let scale = run(&pipeline, &fleet(0), &seen(1_000, 0, 11.0), &mut memory, &Decisions::default());
         assert_eq!(scale.replicas, 0);
         assert!(scale.decision.unwrap().desired > 0);
     }
@@ -138,7 +168,8 @@ mod tests {
     fn before_the_first_look_at_the_lag_the_least_is_made() {
         let pipeline = fixtures::valid(r#"{"scaling": {"minReplicas": 2}}"#);
         let nothing = Seen { reading: Ok(Reading::default()), observation: None };
-        let scale = run(&pipeline, &Fleet::default(), &nothing, &mut Memory::default());
+        let scale =
+            run(&pipeline, &Fleet::default(), &nothing, &mut Memory::default(), &Decisions::default());
         assert_eq!(scale.replicas, 2);
     }
 
@@ -146,7 +177,7 @@ mod tests {
     #[test]
     fn memories_come_back_from_the_status_and_nonsense_is_forgotten() {
         let mut memory = Memory::default();
-        run(&fixtures::valid("{}"), &fleet(1), &seen(10, 1, 5.0), &mut memory);
+        run(&fixtures::valid("{}"), &fleet(1), &seen(10, 1, 5.0), &mut memory, &Decisions::default());
         let text = serde_json::to_string(memory.scaling.as_ref().unwrap()).unwrap();
         let with = |text: &str| {
             let mut pipeline = fixtures::pipeline("{}");

@@ -34,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) verdicts: Vec<Verdict>,
     /// What was decided; `None` leaves the figures of the last status.
     pub(crate) decision: Option<Decision>,
+    /// Name of the schedule whose window is open.
+    pub(crate) schedule: Option<String>,
     /// Partitions of the topic, while they are known.
     pub(crate) partitions: Option<i32>,
     /// True if the replicas were changed just now.
@@ -107,6 +109,8 @@ fn scaling(old: ScalingStatus, report: &Report, memory: Option<String>, now: Tim
     let Some(decision) = &report.decision else { return ScalingStatus { memory, ..old } };
     ScalingStatus {
         desired: i32::try_from(decision.desired).unwrap_or(i32::MAX),
+        needed: i32::try_from(decision.needed).ok().filter(|_| decision.limited_by != Limit::Unknown),
+        schedule: report.schedule.clone(),
         limited_by: (decision.limited_by != Limit::None).then(|| decision.limited_by.to_string()),
         reason: Some(decision.explanation.clone()),
         last_scale_time: if report.scaled { Some(Time(whole_second(now))) } else { old.last_scale_time },
@@ -160,7 +164,7 @@ fn facts(status: &AnalyticsPipelineStatus) -> impl PartialEq + use<> {
         (status.observed_generation, status.replicas, status.ready_replicas, status.selector.clone()),
         (status.lag.is_some(), status.lag.as_ref().is_some_and(|lag| lag.events == 0)),
         (conditions, failures),
-        (scaling.desired, scaling.limited_by, scaling.last_scale_time),
+        (scaling.desired, scaling.limited_by, scaling.last_scale_time, scaling.schedule),
     )
 }
 

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use super::dereference::References;
+use super::schedule;
 use crate::kafka::Connection;
 pub(crate) use refusal::Refusal;
 
@@ -33,11 +34,15 @@ pub(crate) struct ValidatedPipeline {
     pub(crate) kafka: Connection,
 }
 
-/// The rules of the schema that a specification breaks. The API server checks the same ones, but objects stored before a rule
-/// existed were never asked. Slow: rules are compiled each time. (no client required)
+/// The rules that a specification breaks: those of the schema, and what a schema cannot say about schedules. The API server
+/// checks the former too, but objects stored before a rule existed were never asked. Slow: rules are compiled each time. (no client required)
 pub(crate) fn broken_rules(pipeline: &AnalyticsPipeline) -> Option<String> {
-    let errors = pipeline.validate_cel().err()?.to_string();
-    Some(format!("the specification breaks a rule: {}", errors.replace('\n', "; ")))
+    match pipeline.validate_cel() {
+        Err(errors) => {
+            Some(format!("the specification breaks a rule: {}", errors.to_string().replace('\n', "; ")))
+        }
+        Ok(()) => schedule::broken(&pipeline.spec.scaling.schedules),
+    }
 }
 
 /// Checks a pipeline, of which the rules of the schema are checked already. `others` are all pipelines, `default_image` the image for those that name none. (no client required)

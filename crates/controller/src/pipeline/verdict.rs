@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn ready_names_the_first_thing_that_stands_in_the_way() {
-        let lag = Scale { replicas: 2, decision: None };
-        let idle = Scale { replicas: 0, decision: None };
+        let lag = Scale { replicas: 2, ..Scale::default() };
+        let idle = Scale::default();
         let fixed_zero = r#"{"scaling": {"mode": "Fixed", "replicas": 0}}"#;
         let failing = Migration::Failing { trouble: "no such role".into(), anew: false };
         let ok = || Ok(Reading::default());
