@@ -74,12 +74,14 @@ pub(crate) fn demand(state: &State, readings: &Readings, now: f64) -> Demand {
         };
         let lag = reading.lag().saturating_sub(memory.residue);
         let frozen = now - memory.moved;
+        // Pods that are not ready may be starting; a group that stands for so long without one commit is not.
+        let still = memory.still.map_or(0.0, |since| now - since);
         let mut load = load(reading, memory, lag, now);
         if lag > 0 {
             demand.lagging += 1;
             demand.lag += lag;
-            if frozen >= suspicious {
-                demand.suspects.push((reading.partition, frozen));
+            if frozen >= suspicious || still >= STALLED_SECONDS {
+                demand.suspects.push((reading.partition, frozen.max(still)));
                 (load.backlog, load.age) = (0.0, 0.0);
             }
         }

@@ -5,7 +5,7 @@ use crate::capacity::{self, Sample};
 use crate::demand::{self, Demand};
 use crate::offsets::{self, Reading, Readings};
 use crate::shape::{self, Load, together};
-use crate::{Observation, Policy, State, arrival, gate, shadow, sink, slope};
+use crate::{GroupState, Observation, Policy, State, arrival, gate, shadow, sink, slope};
 
 /// A lag of so few events that never moves while the consumers idle is not events (transactions leave control
 /// records, which are counted by offsets and never delivered).
@@ -95,6 +95,15 @@ fn attended(state: &State, last: Option<f64>, observation: &Observation) -> bool
     settled && observation.replicas.spec > 0 && observation.replicas.group_members != Some(0)
 }
 
+/// True if the group has members, and they have their partitions: somebody could consume, ready or not. A consumer that waits
+/// for its database or for a person says that it is not ready.
+fn group_stands(observation: &Observation) -> bool {
+    let replicas = &observation.replicas;
+    replicas.spec > 0
+        && replicas.group == GroupState::Stable
+        && replicas.group_members.is_some_and(|members| members > 0)
+}
+
 fn learn_partitions(
     state: &mut State,
     before: &State,
@@ -117,7 +126,10 @@ fn learn_partitions(
     }
     for reading in &readings.known {
         let known = before.partitions.get(&reading.partition);
-        let memory = arrival::learn(known, reading, now, attended, trend);
+        let mut memory = arrival::learn(known, reading, now, attended, trend);
+        let kept = known.is_some_and(|known| known.position == reading.position);
+        let stands = kept && reading.lag() > memory.residue && group_stands(observation);
+        memory.still = stands.then(|| memory.still.unwrap_or(now));
         state.partitions.insert(reading.partition, memory);
     }
 }

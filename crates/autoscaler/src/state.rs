@@ -57,6 +57,9 @@ pub(crate) struct PartitionMemory {
     /// When the position last moved, or there was nothing to do, or nobody was there to do it.
     #[serde(rename = "m")]
     pub(crate) moved: f64,
+    /// Since when the position has not moved although there is lag and the group stands, whether or not its pods are ready.
+    #[serde(rename = "g", skip_serializing_if = "Option::is_none")]
+    pub(crate) still: Option<f64>,
     /// When there was last no lag, if that has been seen: no event can be older.
     #[serde(rename = "d", skip_serializing_if = "Option::is_none")]
     pub(crate) drained: Option<f64>,

@@ -185,6 +185,21 @@ fn a_stuck_partition_is_told_and_adds_no_replicas() {
     );
 }
 
+/// A consumer that waits for its database, or for a person, says that it is not ready; that must not hide why, nor bring more
+/// of its kind.
+#[test]
+fn a_stuck_partition_is_told_though_its_consumer_is_not_ready() {
+    for stuck in [vec![7], (0..24).collect()] {
+        let mut scene = Scene::steady(24, 2.4, 3);
+        (scene.frozen_pods, scene.ready) = (true, 2);
+        scene.stuck = stuck.clone();
+        let changes = scene.drive(2.4, 900.0, &policy());
+        assert!(changes.is_empty(), "{changes:?}");
+        let decision = scene.look(&policy());
+        assert_eq!(names(&decision), ["Stalled"], "{stuck:?}: {decision:?}");
+    }
+}
+
 #[test]
 fn one_slow_event_is_no_stall() {
     let mut scene = Scene::steady(24, 2.4, 3);
