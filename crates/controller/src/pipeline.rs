@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use analytics_api::{AnalyticsPipeline, labels};
+use autoscaler::DrainOutcome;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tracing::Instrument;
@@ -126,16 +127,7 @@ async fn bring_about(
         seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
     report.decision = scale.decision;
     report.schedule = scale.schedule;
-    if let Some(outcome) = &scale.drained {
-        tracing::info!(
-            pipeline = memory.name.1,
-            namespace = memory.name.0,
-            predicted_seconds = outcome.predicted_seconds,
-            actual_seconds = outcome.actual_seconds,
-            "The backlog of the last growth is gone"
-        );
-        context.metrics.drained(&memory.name.0, &memory.name.1, outcome);
-    }
+    drained(scale.drained, context, memory);
     // Writes.
     let extent = match migration {
         Migration::Done | Migration::NotWanted => Extent::All,
@@ -146,6 +138,21 @@ async fn bring_about(
     report.put_right = Box::pin(apply::run(&valid, objects, extent, context, memory)).await?;
     Box::pin(monitoring::run(&valid, context, memory)).await;
     Ok(())
+}
+
+// How well the last growth was predicted, once its backlog is gone.
+fn drained(outcome: Option<DrainOutcome>, context: &Context, memory: &Memory) {
+    let Some(outcome) = outcome else { return };
+    let (namespace, pipeline) = &memory.name;
+    let DrainOutcome { predicted_seconds, actual_seconds } = outcome;
+    tracing::info!(
+        pipeline,
+        namespace,
+        predicted_seconds,
+        actual_seconds,
+        "The backlog of the last growth is gone"
+    );
+    context.metrics.drained(namespace, pipeline, &outcome);
 }
 
 fn validated(
