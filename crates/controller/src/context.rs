@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use analytics_api::AnalyticsPipeline;
 use kube::core::DeserializeGuard;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
@@ -39,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) http: reqwest::Client,
     /// Writes Events.
     pub(crate) recorder: Recorder,
+    /// In whose name.
+    pub(crate) reporter: Reporter,
     /// Metrics of the controller.
     pub(crate) metrics: Metrics,
     /// Which kinds of Prometheus Operator exist.
@@ -120,6 +122,16 @@ impl Memories {
 }
 
 impl Context {
+    /// Who writes this Event. One recorder for all takes Events of one reason, minutes apart, for one and keeps the first note
+    /// only: right for what is the same again, wrong for changes of scale, each of which has figures of its own.
+    pub(crate) fn recorder_for(&self, event: &Event) -> Recorder {
+        if crate::events::stands_alone(event) {
+            Recorder::new(self.client.clone(), self.reporter.clone())
+        } else {
+            self.recorder.clone()
+        }
+    }
+
     /// All pipelines that are watched.
     pub(crate) fn all_pipelines(&self) -> Vec<Arc<Pipeline>> {
         self.pipelines.iter().flat_map(Store::state).collect()

@@ -17,6 +17,8 @@ const TELLING_WHEN_TRUE: [&str; 5] = [
     conditions::HOT_PARTITION,
     conditions::SINK_SATURATED,
 ];
+/// Action of Events about the number of consumers.
+const SCALE: &str = "Scale";
 /// Longest note that the API server accepts.
 const NOTE_BYTES: usize = 1024;
 
@@ -76,7 +78,7 @@ pub(crate) fn scaled(from: i32, to: i32, explanation: &str, estimates: Option<&E
         _ => "ScaledDown",
     };
     let figures = estimates.map(|estimates| figures(to, estimates)).unwrap_or_default();
-    event(EventType::Normal, reason, "Scale", &format!("Consumers {from} -> {to}: {explanation}{figures}"))
+    event(EventType::Normal, reason, SCALE, &format!("Consumers {from} -> {to}: {explanation}{figures}"))
 }
 
 fn figures(to: i32, estimates: &Estimates) -> String {
@@ -98,6 +100,11 @@ fn figures(to: i32, estimates: &Estimates) -> String {
     let after =
         if after.is_empty() { String::new() } else { format!(" After (expected): {}.", after.join(", ")) };
     format!(" Before: {before}.{after}")
+}
+
+/// True if an Event of the same reason, minutes before, says something else.
+pub(crate) fn stands_alone(event: &Event) -> bool {
+    event.action == SCALE
 }
 
 /// The Event that tells of an object that somebody else had changed or deleted.
@@ -166,6 +173,7 @@ mod tests {
         for (from, to, reason) in table {
             let event = scaled(from, to, "because.", None);
             assert_eq!(event.reason, reason);
+            assert!(stands_alone(&event));
             assert_eq!(event.note.unwrap(), format!("Consumers {from} -> {to}: because."));
         }
     }

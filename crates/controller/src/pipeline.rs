@@ -234,7 +234,7 @@ async fn tell(
             note = event.note,
             "Event"
         );
-        if let Err(error) = context.recorder.publish(event, &reference).await {
+        if let Err(error) = context.recorder_for(event).publish(event, &reference).await {
             // An Event is a courtesy; the status has it all.
             tracing::warn!(%error, "An Event could not be written");
         }

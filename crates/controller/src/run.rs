@@ -151,7 +151,8 @@ async fn work(
         secrets: Secrets::new(client.clone(), ByNamespace::new(changes)),
         // Pods are asked directly and without TLS: no proxy, no authorities.
         http: reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1).build()?,
-        recorder: Recorder::new(client, reporter),
+        recorder: Recorder::new(client, reporter.clone()),
+        reporter,
         metrics: shown.metrics,
         decisions: shown.decisions,
         monitoring: pipeline::Kinds::default(),
