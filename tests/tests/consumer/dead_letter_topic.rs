@@ -146,9 +146,10 @@ async fn a_letter_too_large_for_its_topic_keeps_where_it_came_from() -> Result<(
         "the letter without its content is missing"
     );
     // Its neighbours keep theirs, although Kafka may have refused all of them together.
-    for number in 0..200 {
-        bed.send(0, format!("small {number}").as_bytes()).await?;
-    }
+    let (producer, value) = (bed.kafka.producer()?, "small ".repeat(20));
+    let sending = (0..200)
+        .map(|_| producer.send(FutureRecord::to(&bed.topic).partition(0).key("k").payload(&value), SOON));
+    futures::future::try_join_all(sending).await.map_err(|(error, _)| error)?;
     until_read(&bed, 203).await.map_err(|error| error.context(consumer.log()))?;
     let small = read(&bed.kafka, LETTERS).await?;
     let small =

@@ -58,6 +58,10 @@ async fn a_failover_to_a_read_only_replica_is_waited_out() -> Result<()> {
     let bed = Bed::start("replica", 4).await?;
     let mut consumer = bed.consumer("one")?;
     consumer.ready().await?;
+    wait::until_true("every partition is taken over", SOON, || async {
+        Ok(bed.number("SELECT count(*) FROM pipeline_offsets").await? == 4)
+    })
+    .await?;
     let pool = bed.pool().await?;
     for statement in accident.split("; ") {
         execute(&pool, statement).await?;
