@@ -36,9 +36,12 @@ fn source(pipeline: &ValidatedPipeline) -> Settings {
         ("KAFKA_GROUP_ID", source.group_id.clone()),
         ("KAFKA_START_FROM", start_from(source.start_from).to_owned()),
         ("KAFKA_ON_OFFSET_GAP", on_offset_gap(source.on_offset_gap).to_owned()),
-        ("KAFKA_GROUP_PROTOCOL", group_protocol(source.group_protocol).to_owned()),
         ("KAFKA_SECURITY_PROTOCOL", security.protocol.as_str().to_owned()),
     ];
+    // A consumer of a version that does not know the setting refuses it, and may be pinned by `consumer.image`.
+    if source.group_protocol == GroupProtocol::Consumer {
+        settings.push(("KAFKA_GROUP_PROTOCOL", "consumer".to_owned()));
+    }
     if let Some(mechanism) = security.mechanism {
         settings.push(("KAFKA_SASL_MECHANISM", mechanism.as_str().to_owned()));
     }
@@ -127,13 +130,6 @@ const fn on_offset_gap(value: OnOffsetGap) -> &'static str {
         OnOffsetGap::Fail => "fail",
         OnOffsetGap::Earliest => "earliest",
         OnOffsetGap::Latest => "latest",
-    }
-}
-
-const fn group_protocol(value: GroupProtocol) -> &'static str {
-    match value {
-        GroupProtocol::Classic => "classic",
-        GroupProtocol::Consumer => "consumer",
     }
 }
 

@@ -38,9 +38,11 @@ pub(crate) fn migration_hash(pipeline: &ValidatedPipeline) -> String {
         .add(&pipeline.image)
         .add(&pipeline.spec.sink.table)
         .add(pipeline.spec.delivery.dead_letters.table_name().unwrap_or_default())
-        // Which interval makes another table; how long events are kept is the consumers' own business.
-        .add(pipeline.spec.sink.partitioning.as_ref().map_or("", |chosen| chosen.interval.as_setting()))
         .add(&pipeline.database_hash);
+    // Which interval makes another table; how long events are kept is the consumers' own business.
+    if let Some(partitioning) = &pipeline.spec.sink.partitioning {
+        hasher.add(partitioning.interval.as_setting());
+    }
     let mut digits = hasher.finish();
     digits.truncate(8);
     digits
