@@ -112,6 +112,10 @@ simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and othe
 bench-dashboards: build ## How fast the panels are on rollups of 100 million events beside 10 million rows
 	$(cargo_test) --test observability -- --ignored --nocapture --test-threads=1
 
+.PHONY: check-runbooks
+check-runbooks: build ## Cause each failure that an alert is about, and try the first commands of its runbook (SCENARIO=… for some)
+	$(cargo_test) --test e2e -- --ignored --nocapture the_first_commands_of_each_runbook
+
 .PHONY: lint
 lint: ## Clippy with warnings as errors, and shellcheck if it is installed
 	cargo clippy --release --workspace --all-targets -- -D warnings

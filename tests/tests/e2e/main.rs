@@ -4,9 +4,11 @@
 //! they run side by side. The operator is installed as a user would install it, with its own rights and no more.
 
 mod bad_input;
+mod causes;
 mod commands;
 mod configuration;
 mod lifecycle;
+mod runbooks;
 mod strangers;
 mod world;
 
