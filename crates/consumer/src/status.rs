@@ -18,6 +18,7 @@ struct State {
     database: Option<String>,
     kafka: Option<String>,
     letters: Option<String>,
+    claims: Option<String>,
     joined: bool,
     gaps: BTreeMap<i32, String>,
 }
@@ -30,6 +31,7 @@ impl Status {
             database: Some("not connected to PostgreSQL yet".to_owned()),
             kafka: None,
             letters: None,
+            claims: None,
             joined: false,
             gaps: BTreeMap::new(),
         };
@@ -81,6 +83,16 @@ impl Status {
         self.update(|state| state.letters = Some(reason));
     }
 
+    /// Every assigned partition is taken over, or waits for a person.
+    pub fn claims_done(&self) {
+        self.update(|state| state.claims = None);
+    }
+
+    /// Assigned partitions cannot be taken over, and why.
+    pub fn claims_failing(&self, reason: String) {
+        self.update(|state| state.claims = Some(reason));
+    }
+
     /// The group gave this process an assignment.
     pub fn joined(&self) {
         self.update(|state| {
@@ -115,6 +127,7 @@ impl State {
         self.database
             .clone()
             .or_else(|| self.kafka.clone())
+            .or_else(|| self.claims.clone())
             .or_else(|| self.letters.clone())
             .or_else(joining)
             .or_else(|| self.gaps.values().next().cloned())
@@ -139,6 +152,9 @@ mod tests {
         status.letters_down("no such topic".into());
         assert_eq!(health.reason().as_deref(), Some("no such topic"));
         status.letters_up();
+        status.claims_failing("read-only".into());
+        assert_eq!(health.reason().as_deref(), Some("read-only"));
+        status.claims_done();
         status.gap_open(3, "partition 3 waits".into());
         assert_eq!(health.reason().as_deref(), Some("partition 3 waits"));
         status.gap_closed(3);

@@ -111,15 +111,23 @@ impl Writer {
         }
     }
 
-    /// Keeps the connection of an idle writer alive, and readiness true.
+    /// Keeps the connection of an idle writer alive, and readiness true: a server that answers may still take no writes.
     async fn look_after(&self, memory: &mut Memory) {
-        match self.connected(memory).await {
-            Ok(connection) => match connection.ping().await {
-                Ok(()) => self.status.database_up(),
-                Err(error) => self.disconnected(memory, &error),
-            },
+        match self.takes_writes(memory).await {
+            Ok(true) => self.status.database_up(),
+            Ok(false) => self.status.database_down(format!(
+                "PostgreSQL at {} is read-only, as a replica is after a failover",
+                self.database.place()
+            )),
             Err(error) => self.disconnected(memory, &error),
         }
+    }
+
+    async fn takes_writes(&self, memory: &mut Memory) -> Result<bool, sqlx::Error> {
+        let connection = self.connected(memory).await?;
+        let read_only: String =
+            sqlx::query_scalar("SHOW transaction_read_only").fetch_one(connection).await?;
+        Ok(read_only == "off")
     }
 
     async fn connected<'a>(&self, memory: &'a mut Memory) -> Result<&'a mut PgConnection, sqlx::Error> {

@@ -67,7 +67,7 @@ async fn a_failover_to_a_read_only_replica_is_waited_out() -> Result<()> {
         execute(&pool, statement).await?;
     }
     let counts = bed.produce(53, 4, 4_000, None).await?;
-    until_unready(&consumer, "read-only transaction").await?;
+    until_unready(&consumer, "read-only").await?;
     let mut session = pool.acquire().await?;
     for statement in repair.split("; ") {
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut *session).await?;

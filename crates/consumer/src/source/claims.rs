@@ -119,11 +119,7 @@ impl Claims {
                 .await
             {
                 Ok(stored) => claimed.push((partition, generation, stored)),
-                Err(error) => {
-                    let error = ClaimError::from(error);
-                    tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
-                    failed.push((partition, generation));
-                }
+                Err(error) => failed.push(self.failed((partition, generation), &error.into())),
             }
         }
         // After the claims: a log's end that is older than a stored offset could lie before it.
@@ -151,10 +147,7 @@ impl Claims {
                     );
                     gaps.push((partition, generation));
                 }
-                Err(error) => {
-                    tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
-                    failed.push((partition, generation));
-                }
+                Err(error) => failed.push(self.failed((partition, generation), &error)),
             }
         }
         // A failed good-bye leaves nothing behind that the server does not clean up.
@@ -162,12 +155,21 @@ impl Claims {
         let pause = if !failed.is_empty() {
             backoff.next()
         } else {
+            self.status.claims_done();
             backoff.reset();
             GAP_RECHECK
         };
         failed.append(&mut gaps);
         *pending = failed;
         pause
+    }
+
+    /// A member of the group that reads nothing of what it was given is not ready, whatever else works.
+    fn failed(&self, claim: Claim, error: &ClaimError) -> Claim {
+        let (partition, _) = claim;
+        tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
+        self.status.claims_failing(format!("partition {partition} cannot be taken over yet: {error}"));
+        claim
     }
 
     /// Where each of these logs begins and ends. One pair of requests for all of them: a broker answers the requests of
