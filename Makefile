@@ -104,6 +104,10 @@ chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_
 bench-controller: build ## What many idle pipelines cost the controller (PIPELINES=1000)
 	$(cargo_test) --test e2e_scale -- --nocapture
 
+.PHONY: soak
+soak: build ## A constant load for 20 minutes (SOAK_SECONDS=1200) on a real Kubernetes: nothing may change (needs root)
+	$(cargo_test) --test e2e_scaling -- --ignored --exact --nocapture soak
+
 .PHONY: simulate
 simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and others; pictures go to target/simulate
 	cargo run --release -p autoscaler --example simulate -- --out $(target)/simulate

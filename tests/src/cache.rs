@@ -65,6 +65,14 @@ pub fn controller_binary() -> Result<PathBuf> {
     binary("analytics-controller")
 }
 
+/// The kubectl plugin, built with the same profile as the running test.
+///
+/// # Errors
+/// When it was not built.
+pub fn plugin_binary() -> Result<PathBuf> {
+    binary("kubectl-apl")
+}
+
 fn binary(name: &str) -> Result<PathBuf> {
     // A test executable lives in target/<profile>/deps, a program in target/<profile>.
     let own = std::env::current_exe().context("failed to find the running executable")?;

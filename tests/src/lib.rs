@@ -27,7 +27,7 @@ pub mod together;
 pub mod wait;
 
 pub use authority::{Authority, Issued};
-pub use cache::{consumer_binary, controller_binary};
+pub use cache::{consumer_binary, controller_binary, plugin_binary};
 pub use cluster::{Cluster, ClusterOptions};
 pub use collector::Collector;
 pub use consumer::{Consumer, ConsumerOptions};

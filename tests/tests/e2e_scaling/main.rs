@@ -1,0 +1,68 @@
+//! The number of consumers on a real cluster: a step of load, its end, and what must not move it.
+//!
+//! One cluster serves all scenarios, each with a namespace, a topic and a database of its own. What one consumer can store is
+//! set by a pause with every row (see `load.rs`) and not by how fast this machine is, so that the right number of
+//! consumers is known beforehand. Nothing here asserts how long something takes; it is printed.
+
+mod broker;
+mod commands;
+mod external;
+mod load;
+mod schedules;
+mod stall;
+mod step;
+#[allow(dead_code, reason = "shared with the other end-to-end tests, which need more of it")]
+#[path = "../e2e/world.rs"]
+mod world;
+
+use anyhow::{Result, ensure};
+use futures::future::{BoxFuture, FutureExt};
+use world::{Place, World};
+
+type Scenario = for<'a> fn(&'a Place<'a>) -> BoxFuture<'a, Result<()>>;
+
+/// Name of the namespace, and what happens in it.
+const SCENARIOS: [(&str, Scenario); 5] = [
+    ("step", |place| step::a_step_of_load_is_met_with_one_jump_and_its_end_quietly(place).boxed()),
+    ("schedules", |place| schedules::an_open_window_raises_the_floor(place).boxed()),
+    ("external", |place| external::a_horizontal_pod_autoscaler_decides_alone(place).boxed()),
+    ("broker", |place| broker::without_a_broker_nothing_is_taken_away(place).boxed()),
+    ("stall", |place| stall::a_partition_that_stands_still_brings_no_consumers(place).boxed()),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn consumers_follow_the_load_and_nothing_else() -> Result<()> {
+    let world = World::start().await?;
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let scenarios = SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted));
+    let outcomes =
+        futures::future::join_all(scenarios.map(|(name, scenario)| play(&world, name, *scenario))).await;
+    let failed: Vec<_> =
+        outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if !failed.is_empty() {
+        eprintln!("{}", world.controller_log().await);
+    }
+    ensure!(failed.is_empty(), "{} scenarios failed:\n\n{}", failed.len(), failed.join("\n\n"));
+    Ok(())
+}
+
+/// `make soak`: minutes of a constant load, which is no reason to change anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "takes SOAK_SECONDS (1200)"]
+async fn soak() -> Result<()> {
+    let world = World::start().await?;
+    play(&world, "soak", |place| step::a_constant_load_changes_nothing(place).boxed()).await
+}
+
+async fn play(world: &World, name: &str, scenario: Scenario) -> Result<()> {
+    let started = std::time::Instant::now();
+    let place = Place::make(world, name).await?;
+    let outcome = scenario(&place).await;
+    let verdict = if outcome.is_ok() { "ok    " } else { "FAILED" };
+    eprintln!("{verdict} {name} ({:.0} s)", started.elapsed().as_secs_f32());
+    if let Err(error) = outcome {
+        eprintln!("{}", world.bed.cluster.diagnose(&place.namespace).await);
+        return Err(error.context(format!("scenario {name}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! A partition that no consumer could move.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testbed::wait;
+
+use crate::load::{Load, PARTITIONS, changes, replicas, spec};
+use crate::world::{LATER, Place};
+
+/// The partition that stands still.
+const POISONED: i32 = 3;
+
+/// What is stored of a partition is lost from the topic, and the pipeline is told to wait for a person then. Lag grows there,
+/// and more consumers would wait too: none are started, and the person is told. When they have decided, all goes on.
+pub(crate) async fn a_partition_that_stands_still_brings_no_consumers(place: &Place<'_>) -> Result<()> {
+    let kafka = &place.world.bed.kafka;
+    kafka.add_partitions(&place.topic, PARTITIONS).await?;
+    let apply = async |suspend: bool, gap: &str| {
+        let more = json!({"suspend": suspend, "source": {"onOffsetGap": gap}});
+        let mut wanted = place.pipeline("clicks", spec())?;
+        merge(&mut wanted["spec"], &more);
+        place.apply(&wanted).await
+    };
+    apply(false, "fail").await?;
+    place.ready("clicks").await?;
+    let load = Load::start(place, 1, 40.0)?;
+    wait::until_true("every partition has an offset", LATER, || async {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM pipeline_offsets WHERE next_offset > 0")
+            .fetch_one(&place.database)
+            .await?;
+        ensure!(count == i64::from(PARTITIONS), "{count} of {PARTITIONS}");
+        Ok(true)
+    })
+    .await?;
+    apply(true, "fail").await?;
+    place.consumers("none while suspended", |count| count == 0).await?;
+    let end = *kafka.end_offsets(&place.topic).await?.get(&POISONED).context("the partition has an end")?;
+    wait::until_true("more arrives", LATER, || async {
+        Ok(kafka.end_offsets(&place.topic).await?.get(&POISONED).is_some_and(|now| *now > end + 20))
+    })
+    .await?;
+    kafka.delete_records(&place.topic, POISONED, end + 10).await?;
+    apply(false, "fail").await?;
+
+    let message = place.condition("clicks", "Stalled", "True", "Detected").await?;
+    ensure!(message.contains(&format!("[{POISONED}]")) && message.contains("would not help"), "{message}");
+    ensure!(replicas(place, "clicks").await? == 1, "more consumers would stand still too");
+    let growth: Vec<_> =
+        changes(place).await?.into_iter().filter(|note| note.starts_with("Consumers 1 -> ")).collect();
+    ensure!(growth.iter().all(|note| note.starts_with("Consumers 1 -> 0")), "futile: {growth:#?}");
+
+    apply(false, "earliest").await?;
+    place.condition("clicks", "Stalled", "False", "NotDetected").await?;
+    load.end().await?;
+    place.lag_at_most(0).await
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            patch
+                .iter()
+                .for_each(|(key, value)| merge(target.entry(key.clone()).or_insert(Value::Null), value));
+        }
+        (target, patch) => *target = patch.clone(),
+    }
+}
