@@ -9,14 +9,13 @@ mod commands;
 mod configuration;
 mod lifecycle;
 mod runbooks;
+mod scenario;
 mod strangers;
 mod world;
 
-use anyhow::{Result, ensure};
-use futures::future::{BoxFuture, FutureExt};
-use world::{Place, World};
-
-type Scenario = for<'a> fn(&'a Place<'a>) -> BoxFuture<'a, Result<()>>;
+use anyhow::Result;
+use futures::future::FutureExt;
+use scenario::Scenario;
 
 /// Name of the namespace, and what happens in it.
 const SCENARIOS: [(&str, Scenario); 11] = [
@@ -35,34 +34,5 @@ const SCENARIOS: [(&str, Scenario); 11] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pipelines_on_a_real_cluster() -> Result<()> {
-    let world = World::start().await?;
-    let wanted = std::env::var("SCENARIO").unwrap_or_default();
-    let scenarios = SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted));
-    let outcomes =
-        futures::future::join_all(scenarios.map(|(name, scenario)| play(&world, name, *scenario))).await;
-    let failed: Vec<_> =
-        outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
-    if !failed.is_empty() {
-        eprintln!("{}", world.controller_log().await);
-    }
-    ensure!(failed.is_empty(), "{} scenarios failed:\n\n{}", failed.len(), failed.join("\n\n"));
-    Ok(())
-}
-
-async fn play(world: &World, name: &str, scenario: Scenario) -> Result<()> {
-    let started = std::time::Instant::now();
-    let place = Place::make(world, name).await?;
-    let outcome = scenario(&place).await;
-    eprintln!(
-        "{} {name} ({:.0} s)",
-        if outcome.is_ok() { "ok    " } else { "FAILED" },
-        started.elapsed().as_secs_f32()
-    );
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            eprintln!("{}", world.bed.cluster.diagnose(&place.namespace).await);
-            Err(error.context(format!("scenario {name}")))
-        }
-    }
+    scenario::play_all(&SCENARIOS).await
 }

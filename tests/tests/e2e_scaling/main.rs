@@ -8,6 +8,8 @@ mod broker;
 mod commands;
 mod external;
 mod load;
+#[path = "../e2e/scenario.rs"]
+mod scenario;
 mod schedules;
 mod stall;
 mod step;
@@ -15,11 +17,10 @@ mod step;
 #[path = "../e2e/world.rs"]
 mod world;
 
-use anyhow::{Result, ensure};
-use futures::future::{BoxFuture, FutureExt};
-use world::{Place, World};
-
-type Scenario = for<'a> fn(&'a Place<'a>) -> BoxFuture<'a, Result<()>>;
+use anyhow::Result;
+use futures::future::FutureExt;
+use scenario::Scenario;
+use world::World;
 
 /// Name of the namespace, and what happens in it.
 const SCENARIOS: [(&str, Scenario); 5] = [
@@ -32,18 +33,7 @@ const SCENARIOS: [(&str, Scenario); 5] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn consumers_follow_the_load_and_nothing_else() -> Result<()> {
-    let world = World::start().await?;
-    let wanted = std::env::var("SCENARIO").unwrap_or_default();
-    let scenarios = SCENARIOS.iter().filter(|(name, _)| name.contains(&wanted));
-    let outcomes =
-        futures::future::join_all(scenarios.map(|(name, scenario)| play(&world, name, *scenario))).await;
-    let failed: Vec<_> =
-        outcomes.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
-    if !failed.is_empty() {
-        eprintln!("{}", world.controller_log().await);
-    }
-    ensure!(failed.is_empty(), "{} scenarios failed:\n\n{}", failed.len(), failed.join("\n\n"));
-    Ok(())
+    scenario::play_all(&SCENARIOS).await
 }
 
 /// `make soak`: minutes of a constant load, which is no reason to change anything.
@@ -51,18 +41,5 @@ async fn consumers_follow_the_load_and_nothing_else() -> Result<()> {
 #[ignore = "takes SOAK_SECONDS (1200)"]
 async fn soak() -> Result<()> {
     let world = World::start().await?;
-    play(&world, "soak", |place| step::a_constant_load_changes_nothing(place).boxed()).await
-}
-
-async fn play(world: &World, name: &str, scenario: Scenario) -> Result<()> {
-    let started = std::time::Instant::now();
-    let place = Place::make(world, name).await?;
-    let outcome = scenario(&place).await;
-    let verdict = if outcome.is_ok() { "ok    " } else { "FAILED" };
-    eprintln!("{verdict} {name} ({:.0} s)", started.elapsed().as_secs_f32());
-    if let Err(error) = outcome {
-        eprintln!("{}", world.bed.cluster.diagnose(&place.namespace).await);
-        return Err(error.context(format!("scenario {name}")));
-    }
-    Ok(())
+    scenario::play(&world, "soak", |place| step::a_constant_load_changes_nothing(place).boxed()).await
 }
