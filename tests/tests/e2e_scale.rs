@@ -51,7 +51,9 @@ async fn an_idle_pipeline_costs_next_to_nothing() -> Result<()> {
     create(&client, &bed.kafka.bootstrap(), count).await?;
     let watched = async {
         settled(&client, count).await?;
-        quiet(port.number()).await
+        quiet(port.number()).await?;
+        eprintln!("nothing is written any more");
+        Ok::<_, anyhow::Error>(())
     };
     let outcome = watched.await;
     controller.check()?;

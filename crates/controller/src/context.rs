@@ -7,14 +7,15 @@ use std::time::Instant;
 use analytics_api::AnalyticsPipeline;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, Recorder, Reporter};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, ResourceExt};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
 
 use crate::args::Settings;
 use crate::decisions::Decisions;
-use crate::kafka::{Clients, LagError, Reading};
+use crate::index::Index;
+use crate::kafka::{Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
-use crate::pipeline::{Applied, Kinds, Sample};
+use crate::pipeline::{Applied, Essence, Fleet, Kinds, Monitor, Prepared, Sample, Settled};
 use crate::secrets::Secrets;
 use crate::watches::Stores;
 
@@ -27,8 +28,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Settings of the controller.
     pub(crate) settings: Settings,
-    /// All pipelines, for the search of conflicts; a store for each watched namespace.
-    pub(crate) pipelines: Vec<Store<Pipeline>>,
+    /// All pipelines by topic and group, for the search of conflicts; for each watched namespace.
+    pub(crate) pipelines: Vec<Index<Pipeline>>,
     /// Objects made for pipelines, as the watches see them.
     pub(crate) stores: ByNamespace<Stores>,
     /// Referenced Secrets.
@@ -85,7 +86,21 @@ pub(crate) struct Memory {
     /// What was applied, by kind and name.
     pub(crate) applied: HashMap<(String, String), Applied>,
     /// PodMonitor and PrometheusRule: what was applied, and when.
-    pub(crate) monitors: HashMap<String, (String, Instant)>,
+    pub(crate) monitors: HashMap<&'static str, Monitor>,
+    /// Secrets that it referred to when it was last looked at.
+    pub(crate) secrets: BTreeSet<String>,
+    /// What was worked out of its description.
+    pub(crate) prepared: Option<Arc<Prepared>>,
+    /// What was brought about, if all of it was.
+    pub(crate) settled: Option<Settled>,
+    /// When Kafka was last asked for everything, and how the consumers were then.
+    pub(crate) asked: Option<(Instant, Fleet)>,
+    /// What to compare log ends with to see whether something has arrived.
+    pub(crate) quiet: Option<Arc<Quiet>>,
+    /// What the status, Events and metrics tell.
+    pub(crate) told: Option<Essence>,
+    /// True if the next look is far away, unless something arrives.
+    pub(crate) rests: bool,
     /// When the status was last written.
     pub(crate) status_written: Option<Instant>,
     /// Failed reconciles in a row.
@@ -111,6 +126,13 @@ impl Memories {
         self.lock().insert(uid.to_owned(), memory);
     }
 
+    /// The pipelines that are not looked at often, and what has to be seen to for them.
+    pub(crate) fn resting(&self) -> Vec<((String, String), Arc<Quiet>)> {
+        let memories = self.lock();
+        let resting = memories.values().filter(|memory| memory.rests);
+        resting.filter_map(|memory| Some((memory.name.clone(), Arc::clone(memory.quiet.as_ref()?)))).collect()
+    }
+
     /// Forgets all pipelines for which `exists` is false, and gives back their names.
     pub(crate) fn forget_unless(&self, exists: impl Fn(&str) -> bool) -> Vec<(String, String)> {
         self.lock().extract_if(|uid, _| !exists(uid)).map(|(_, memory)| memory.name).collect()
@@ -134,7 +156,16 @@ impl Context {
 
     /// All pipelines that are watched.
     pub(crate) fn all_pipelines(&self) -> Vec<Arc<Pipeline>> {
-        self.pipelines.iter().flat_map(Store::state).collect()
+        self.pipelines.iter().flat_map(Index::all).collect()
+    }
+
+    /// The other pipelines with the same topic and group, whatever their brokers.
+    pub(crate) fn rivals(&self, pipeline: &AnalyticsPipeline) -> Vec<Arc<Pipeline>> {
+        let source = &pipeline.spec.source;
+        let key = (source.topic.clone(), source.group_id.clone());
+        let mut rivals: Vec<_> = self.pipelines.iter().flat_map(|index| index.get(&key)).collect();
+        rivals.retain(|rival| rival.meta().uid != pipeline.metadata.uid);
+        rivals
     }
 
     /// Forgets pipelines that are gone: their memory, their metrics and the watches of their Secrets.

@@ -2,6 +2,7 @@
 
 mod clients;
 mod committed;
+mod ends;
 mod error;
 mod members;
 mod reader;
@@ -12,6 +13,7 @@ use std::fmt;
 use autoscaler::{GroupState, PartitionObservation};
 
 pub(crate) use clients::Clients;
+pub(crate) use ends::Arrivals;
 pub(crate) use error::LagError;
 
 /// How to reach the topic and group of one pipeline.
@@ -36,6 +38,23 @@ impl fmt::Debug for Connection {
             .field("topic", &self.topic)
             .field("group", &self.group)
             .finish_non_exhaustive()
+    }
+}
+
+/// A topic of which everything has been consumed, and where its logs ended then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Quiet {
+    client: blake3::Hash,
+    topic: String,
+    ends: Vec<(i32, i64)>,
+}
+
+impl Quiet {
+    /// What to compare with, from the last reading; `None` if a log end was not read.
+    pub(crate) fn new(connection: &Connection, reading: &Reading) -> Option<Self> {
+        let ends = reading.partitions.iter().map(|seen| Some((seen.partition, seen.log_end?)));
+        let client = clients::client_of(connection);
+        Some(Self { client, topic: connection.topic.clone(), ends: ends.collect::<Option<_>>()? })
     }
 }
 

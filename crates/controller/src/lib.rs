@@ -4,11 +4,13 @@
 //! observe (reads lag and consumers) → decide (pure) → build (pure) → apply (the only writer) → status.
 
 pub mod args;
+mod arrivals;
 pub mod conditions;
 mod context;
 mod decisions;
 mod error;
 mod events;
+mod index;
 mod kafka;
 pub mod lease;
 mod metrics;

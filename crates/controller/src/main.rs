@@ -7,13 +7,15 @@ use analytics_controller::args::{Cli, Command};
 use analytics_runtime::telemetry::{self, LogOptions};
 use clap::Parser;
 
-#[tokio::main]
+// One worker does all but what blocks: each further one would wake the others for every pipeline, and keep memory of its own.
+#[tokio::main(worker_threads = 1)]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Some(Command::Crd) => print_crd(),
         Some(Command::MetricsReference) => print_metrics(),
-        None => serve(cli).await,
+        // On the worker, which need not be woken then by this thread.
+        None => tokio::spawn(serve(cli)).await.unwrap_or_else(|error| Err(error.into())),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,19 +27,21 @@ async fn main() -> ExitCode {
     }
 }
 
-fn print_crd() -> Result<(), Box<dyn std::error::Error>> {
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn print_crd() -> Result<(), Failure> {
     let yaml = analytics_controller::crd_yaml()?;
     std::io::stdout().write_all(yaml.as_bytes())?;
     Ok(())
 }
 
-fn print_metrics() -> Result<(), Box<dyn std::error::Error>> {
+fn print_metrics() -> Result<(), Failure> {
     let table = analytics_controller::metrics_reference()?;
     std::io::stdout().write_all(table.as_bytes())?;
     Ok(())
 }
 
-async fn serve(cli: Cli) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(cli: Cli) -> Result<(), Failure> {
     analytics_runtime::tls::install_crypto_provider();
     let log = LogOptions { level: cli.settings.log_level.clone(), format: cli.settings.log_format };
     let telemetry = telemetry::init("analytics-controller", env!("CARGO_PKG_VERSION"), &log)?;

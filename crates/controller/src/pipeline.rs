@@ -10,6 +10,7 @@ mod migrate;
 mod monitoring;
 mod observe;
 mod policy;
+mod prepared;
 mod scale;
 mod schedule;
 mod scrape;
@@ -32,12 +33,15 @@ use crate::{events, trace};
 pub(crate) use apply::Applied;
 use apply::Extent;
 use migrate::Migration;
-pub(crate) use monitoring::Kinds;
-use observe::Fleet;
+pub(crate) use monitoring::{Kinds, Monitor};
+pub(crate) use observe::Fleet;
+pub(crate) use prepared::{Essence, Prepared, Settled};
 pub(crate) use scrape::Sample;
-use status::Report;
+use status::{Report, Written};
 use validate::{Refusal, ValidatedPipeline};
 
+/// Usual pause between two looks at a pipeline with nothing to do.
+const LONGEST_REST: Duration = Duration::from_millis(8_500);
 /// Longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -68,7 +72,9 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
     memory.failures = if error.is_some() { memory.failures.saturating_add(1) } else { 0 };
-    let pause = pause(context.settings.poll_interval(), memory.failures, &uid);
+    let interval = context.settings.poll_interval();
+    let interval = if memory.rests { rest(interval) } else { interval };
+    let pause = pause(interval, memory.failures, &uid);
     context.memories.put(&uid, memory);
     if let Err(error) = outcome {
         let _within = span.enter();
@@ -90,11 +96,34 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
     };
     report.desired = report.fleet.spec;
     let outcome = bring_about(pipeline, context, memory, &mut report).await;
-    if let Err(error) = &outcome {
-        report.verdicts.extend(verdict::failed(error));
-    }
+    memory.rests = matches!(outcome, Ok(Outcome::Told));
+    let (essence, failure) = match outcome {
+        Ok(Outcome::Told) => return Ok(()),
+        Ok(Outcome::Done(essence)) => (Some(essence), None),
+        Ok(Outcome::Refused) => (None, None),
+        Err(error) => {
+            report.verdicts.extend(verdict::failed(&error));
+            (None, Some(error))
+        }
+    };
+    memory.told = None;
     let written = tell(pipeline, &report, context, memory).await;
-    outcome.and(written)
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    // A status that was written comes back by the watch, with another version.
+    memory.told = essence.filter(|_| matches!(written, Ok(Written::No))).map(|essence| *essence);
+    written.map(|_| ())
+}
+
+/// What became of a reconcile.
+enum Outcome {
+    /// All is as it was told before.
+    Told,
+    /// It is to be told.
+    Done(Box<Essence>),
+    /// The pipeline cannot be run as it is.
+    Refused,
 }
 
 async fn bring_about(
@@ -102,42 +131,76 @@ async fn bring_about(
     context: &Context,
     memory: &mut Memory,
     report: &mut Report,
-) -> Result<(), Error> {
+) -> Result<Outcome, Error> {
     scale::recall(pipeline, memory);
     // Reads referenced Secrets.
-    let references = dereference::run(pipeline, &context.secrets).await?;
+    let references = dereference::run(pipeline, &context.secrets, &mut memory.secrets).await?;
     // Pure.
-    let valid = match validated(pipeline, &references, context, memory) {
-        Ok(valid) => valid,
-        Err(refusal) => return refuse(pipeline, &refusal, context, memory, report).await,
+    let prepared = match prepared(pipeline, references, context, memory) {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            return refuse(pipeline, &refusal, context, memory, report).await.map(|()| Outcome::Refused);
+        }
     };
+    let Prepared { valid, job, .. } = prepared.as_ref();
     // Reads Kafka and the consumers' metrics.
-    let seen = observe::run(&valid, &report.fleet, context, memory).await;
+    let seen = observe::run(valid, &report.fleet, context, memory).await;
     // Pure.
-    let scale = scale::run(&valid, &report.fleet, &seen, memory, &context.decisions);
+    let mut scale = scale::run(valid, &report.fleet, &seen, memory, &context.decisions);
     if seen.observation.is_some() {
         trace::decided(report.fleet.spec, scale.replicas, scale.decision.as_ref());
     }
-    let objects = build::run(&valid, scale.replicas);
-    let job = migrate::job_name(&valid.name, &build::migration_hash(&valid));
-    let migration = migration(&valid, &job, context);
-    report.verdicts.extend(verdict::running(&valid, &report.fleet, &seen.reading, &scale, &migration, &job));
-    report.desired = scale.replicas;
-    report.partitions =
-        seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
-    report.decision = scale.decision;
-    report.schedule = scale.schedule;
-    drained(scale.drained, context, memory);
-    // Writes.
+    drained(scale.drained.take(), context, memory);
+    let migration = migration(valid, job, context);
     let extent = match migration {
         Migration::Done | Migration::NotWanted => Extent::All,
         Migration::Failing { anew: true, .. } => Extent::MigrationAnew,
         Migration::Running | Migration::Failing { .. } => Extent::Migration,
     };
+    let settled = memory.settled.take().filter(|settled| {
+        settled.is_for(&prepared, scale.replicas, extent) && apply::is_untouched(valid, job, context, memory)
+    });
+    let essence = essence(pipeline, &report.fleet, &scale, &migration);
+    if settled.is_some() && seen.nothing_new && memory.told.as_ref() == Some(&essence) {
+        memory.settled = settled;
+        Box::pin(monitoring::run(&prepared, context, memory)).await;
+        return Ok(Outcome::Told);
+    }
+    report.verdicts.extend(verdict::running(valid, &report.fleet, &seen.reading, &scale, &migration, job));
+    report.desired = scale.replicas;
+    report.partitions =
+        seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
+    report.decision = scale.decision;
+    report.schedule = scale.schedule;
     report.scaled = extent == Extent::All && report.fleet.exists && report.fleet.spec != scale.replicas;
-    report.put_right = Box::pin(apply::run(&valid, objects, extent, context, memory)).await?;
-    Box::pin(monitoring::run(&valid, context, memory)).await;
-    Ok(())
+    // Writes.
+    if settled.is_none() {
+        let objects = build::run(valid, scale.replicas);
+        report.put_right = Box::pin(apply::run(valid, objects, extent, context, memory)).await?;
+    }
+    memory.settled = Some(Settled::new(&prepared, scale.replicas, extent));
+    Box::pin(monitoring::run(&prepared, context, memory)).await;
+    Ok(Outcome::Done(Box::new(essence)))
+}
+
+fn essence(
+    pipeline: &AnalyticsPipeline,
+    fleet: &Fleet,
+    scale: &scale::Scale,
+    migration: &Migration,
+) -> Essence {
+    let decision = scale.decision.as_ref();
+    Essence {
+        version: pipeline.metadata.resource_version.clone(),
+        fleet: fleet.clone(),
+        replicas: scale.replicas,
+        migration: migration.clone(),
+        schedule: scale.schedule.clone(),
+        decided: decision
+            .map(|decision| (decision.desired, decision.needed, decision.limited_by, decision.reason)),
+        rates: decision.and_then(status::rates),
+        conditions: decision.map(|decision| decision.conditions.clone()).unwrap_or_default(),
+    }
 }
 
 // How well the last growth was predicted, once its backlog is gone.
@@ -155,12 +218,12 @@ fn drained(outcome: Option<DrainOutcome>, context: &Context, memory: &Memory) {
     context.metrics.drained(namespace, pipeline, &outcome);
 }
 
-fn validated(
+fn prepared(
     pipeline: &AnalyticsPipeline,
-    references: &dereference::References,
+    references: dereference::References,
     context: &Context,
     memory: &mut Memory,
-) -> Result<ValidatedPipeline, Refusal> {
+) -> Result<Arc<Prepared>, Refusal> {
     let generation = pipeline.metadata.generation.unwrap_or_default();
     let checked = memory.rules.take().filter(|(checked, _)| *checked == generation);
     let (_, broken) =
@@ -168,9 +231,16 @@ fn validated(
     if let Some(broken) = broken {
         return Err(Refusal::invalid(broken.clone()));
     }
-    let all = context.all_pipelines();
-    let others: Vec<_> = all.iter().filter_map(|other| other.0.as_ref().ok()).collect();
-    validate::run(pipeline, references, &others, context.settings.consumer_image.as_deref())
+    let rivals = context.rivals(pipeline);
+    let known = memory.prepared.as_ref().filter(|known| known.is_of(generation, &references));
+    if let Some(known) = known.filter(|_| rivals.is_empty()) {
+        return Ok(Arc::clone(known));
+    }
+    let others: Vec<_> = rivals.iter().filter_map(|other| other.0.as_ref().ok()).collect();
+    let valid = validate::run(pipeline, &references, &others, context.settings.consumer_image.as_deref())?;
+    let prepared = Arc::new(Prepared::new(generation, references, valid));
+    memory.prepared = Some(Arc::clone(&prepared));
+    Ok(prepared)
 }
 
 // Consumers that run are left alone, unless they would disturb another pipeline or shall stop anyway.
@@ -187,6 +257,7 @@ async fn refuse(
         apply::set_replicas(&context.client, &pipeline.namespace().unwrap_or_default(), &name, 0).await?;
         // A write of our own: the next apply must not take it for a stranger's.
         memory.applied.clear();
+        memory.settled = None;
         report.desired = 0;
     }
     Ok(())
@@ -211,10 +282,10 @@ async fn tell(
     report: &Report,
     context: &Context,
     memory: &mut Memory,
-) -> Result<(), Error> {
-    let old = pipeline.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
-    let status = status::write(pipeline, report, context, memory).await?;
-    let mut events = events::between(&old, &status.conditions);
+) -> Result<Written, Error> {
+    let old = pipeline.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let (status, written) = status::write(pipeline, report, context, memory).await?;
+    let mut events = events::between(old, &status.conditions);
     let Fleet { spec, existing, ready, .. } = report.fleet;
     if report.scaled {
         context.metrics.scaled(spec, report.desired);
@@ -255,7 +326,12 @@ async fn tell(
         pipeline.spec.scaling.target_lag_seconds,
         report.decision.as_ref(),
     );
-    Ok(())
+    Ok(written)
+}
+
+// A pipeline that rests is woken by arrivals, so it may rest as long as decisions and windows of time bear it.
+fn rest(interval: Duration) -> Duration {
+    interval.max(LONGEST_REST.min(2 * interval))
 }
 
 // The interval, longer after failures, and different by up to a fifth for each pipeline, so that they do not all come at once.

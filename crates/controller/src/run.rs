@@ -22,7 +22,7 @@ use crate::kafka::Clients;
 use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
-use crate::{pipeline, watches};
+use crate::{arrivals, pipeline, watches};
 
 /// Why the controller could not run, or had to stop.
 #[derive(Debug, Error)]
@@ -131,13 +131,15 @@ async fn work(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let mut controllers = Vec::new();
-    let (mut stores, mut changes, mut pipelines) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let (mut stores, mut pipelines) = (BTreeMap::new(), Vec::new());
+    let (mut changes, mut wake) = (BTreeMap::new(), BTreeMap::new());
     for namespace in settings.watch_namespaces() {
-        let (controller, store) = watches::watch(&client, &namespace, settings.concurrency);
+        let (controller, of_controller, store) = watches::watch(&client, &namespace, settings.concurrency);
         let (sender, changed) = mpsc::unbounded();
-        pipelines.push(controller.store());
+        pipelines.push(of_controller);
         stores.insert(namespace.clone(), store);
-        changes.insert(namespace, sender);
+        changes.insert(namespace.clone(), sender.clone());
+        wake.insert(namespace, sender);
         controllers
             .push(controller.reconcile_on(changed).graceful_shutdown_on(stop.clone().cancelled_owned()));
     }
@@ -160,11 +162,13 @@ async fn work(
         memories: Memories::default(),
     });
     let sweeper = tokio::spawn(sweep(Arc::clone(&context)));
+    let waker = tokio::spawn(arrivals::watch(Arc::clone(&context), ByNamespace::new(wake)));
     futures::future::join_all(
         controllers.into_iter().map(|controller| drive(controller, Arc::clone(&context))),
     )
     .await;
     sweeper.abort();
+    waker.abort();
     Ok(())
 }
 

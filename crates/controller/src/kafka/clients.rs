@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use analytics_runtime::certificate;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
+use super::ends::{Arrivals, Ends};
 use super::error::Reported;
 use super::reader::{self, Failure};
-use super::{Connection, LagError, Reading};
+use super::{Connection, LagError, Quiet, Reading};
 
 /// A client that no pipeline has used for this long is closed.
 const IDLE: Duration = Duration::from_secs(600);
@@ -56,6 +57,30 @@ impl Clients {
         })
         .await
         .unwrap_or_else(|error| Err(LagError::Failed { brokers, detail: error.to_string() }))
+    }
+
+    /// Whether something has arrived since log ends were seen, by requests that all pipelines of the cluster share.
+    pub(crate) fn arrivals(&self, quiet: &Quiet) -> Arrivals {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = open.get_mut(&quiet.client) else { return Arrivals::Unknown };
+        entry.used = Instant::now();
+        entry.client.context().ends.compare(&quiet.topic, &quiet.ends, entry.used)
+    }
+
+    /// Reads the log ends of all quiet topics, with one request for each cluster, where that is due. Does not wait for it.
+    pub(crate) fn read_ends(&self) {
+        let open: Vec<_> = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.values().map(|entry| Arc::clone(&entry.client)).collect()
+        };
+        for client in open {
+            let Some(wanted) = client.context().ends.due(Instant::now()) else { continue };
+            let timeout = self.timeout;
+            tokio::task::spawn_blocking(move || {
+                let read = client.offsets_for_times(wanted, timeout).ok();
+                client.context().ends.take(read.as_ref(), Instant::now());
+            });
+        }
     }
 
     // A client that may be mistaken about a coordinator is not used again.
@@ -158,12 +183,19 @@ fn fingerprint(settings: &BTreeMap<String, String>) -> blake3::Hash {
     hasher.finalize()
 }
 
+/// By which client a pipeline's lag is read.
+pub(super) fn client_of(connection: &Connection) -> blake3::Hash {
+    fingerprint(&settings(connection))
+}
+
 /// Partitions by topic, and when they were read.
 type Topics = HashMap<String, (Instant, Arc<[i32]>)>;
 
 /// Collects what a client reports on its own, and remembers the partitions of topics for a while: they hardly ever change.
+/// Log ends are remembered for a moment.
 #[derive(Default)]
 pub(super) struct Listener {
+    ends: Ends,
     reported: Mutex<Vec<Reported>>,
     partitions: Mutex<Topics>,
 }

@@ -112,6 +112,48 @@ pub(crate) async fn run(
     Ok(writer.put_right)
 }
 
+/// Whether everything that was applied is as it was left, by what the watches show. (no client required)
+pub(crate) fn is_untouched(
+    pipeline: &ValidatedPipeline,
+    job: &str,
+    context: &Context,
+    memory: &Memory,
+) -> bool {
+    let Some(stores) = context.stores.get(&pipeline.namespace) else { return true };
+    let namespace = pipeline.namespace.as_str();
+    let job = || stores.jobs.get(&ObjectRef::new(job).within(namespace)).is_some();
+    let budget = analytics_api::labels::consumer_name(&pipeline.name);
+    // One that is not wanted may have been left, or be somebody else's: that is looked at each time.
+    let no_other_budget = || {
+        memory.applied.contains_key(&("PodDisruptionBudget".to_owned(), budget.clone()))
+            || stores.budgets.get(&ObjectRef::new(&budget).within(namespace)).is_none()
+    };
+    let mut applied = memory.applied.iter();
+    applied.all(|((kind, name), applied)| stores.version(kind, namespace, name) == applied.version)
+        && (pipeline.spec.suspend || job())
+        && no_other_budget()
+}
+
+impl Stores {
+    // The version of one of the objects above; `None` if it is not there.
+    fn version(&self, kind: &str, namespace: &str, name: &str) -> Version {
+        fn of<S>(store: &Store<S>, namespace: &str, name: &str) -> Version
+        where
+            S: Resource<DynamicType = ()> + Clone + Debug,
+        {
+            store.get(&ObjectRef::new(name).within(namespace)).and_then(|seen| version(seen.meta()))
+        }
+        match kind {
+            "ServiceAccount" => of(&self.service_accounts, namespace, name),
+            "ConfigMap" => of(&self.config_maps, namespace, name),
+            "Service" => of(&self.services, namespace, name),
+            "PodDisruptionBudget" => of(&self.budgets, namespace, name),
+            "Deployment" => of(&self.deployments, namespace, name),
+            _ => None,
+        }
+    }
+}
+
 /// Sets the replicas of the Deployment and leaves all else as it is. (client required)
 pub(crate) async fn set_replicas(
     client: &Client,

@@ -10,17 +10,25 @@ use crate::error::Error;
 use crate::secrets::{Content, Secrets};
 
 /// The Secrets that a pipeline names; `None` for one that does not exist.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct References {
     pub(crate) secrets: BTreeMap<String, Option<Content>>,
 }
 
-/// Reads every Secret that the pipeline names, in its own namespace only. (client required)
-pub(crate) async fn run(pipeline: &AnalyticsPipeline, secrets: &Secrets) -> Result<References, Error> {
+/// Reads every Secret that the pipeline names, in its own namespace only; `before` are the names of the last time. (client
+/// required)
+pub(crate) async fn run(
+    pipeline: &AnalyticsPipeline,
+    secrets: &Secrets,
+    before: &mut BTreeSet<String>,
+) -> Result<References, Error> {
     let namespace = pipeline.namespace().unwrap_or_default();
     let user = ObjectRef::new(&pipeline.name_any()).within(&namespace);
     let names = names(pipeline);
-    secrets.keep_only(&user, &names);
+    if *before != names {
+        secrets.keep_only(&user, &names);
+        before.clone_from(&names);
+    }
     let mut references = References::default();
     for name in names {
         let content = secrets.get(&namespace, &name, &user).await?;

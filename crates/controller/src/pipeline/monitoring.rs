@@ -3,7 +3,8 @@
 //! Their absence is normal and is looked up again now and then, so that an operator which is installed later is picked up
 //! without a restart. They are not watched: watching a kind that may not exist costs more than applying again.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics_api::{Automatic, labels};
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::apply::FIELD_MANAGER;
 use super::build;
+use super::prepared::Prepared;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
 use crate::trace;
@@ -26,6 +28,14 @@ const APPLY_AGAIN: Duration = Duration::from_secs(600);
 /// The kinds, and the plural by which the API server knows them.
 const POD_MONITOR: (&str, &str) = ("PodMonitor", "podmonitors");
 const PROMETHEUS_RULE: (&str, &str) = ("PrometheusRule", "prometheusrules");
+
+/// What was applied, of which pipeline, and when.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    of: Arc<Prepared>,
+    fingerprint: blake3::Hash,
+    when: Instant,
+}
 
 /// Which of the kinds exist, as far as is known.
 #[derive(Default)]
@@ -58,40 +68,54 @@ impl Kinds {
 
 /// Applies or removes both objects. What fails is logged and tried again: a pipeline does its work without being watched.
 /// (client required)
-pub(crate) async fn run(pipeline: &ValidatedPipeline, context: &Context, memory: &mut Memory) {
+pub(crate) async fn run(prepared: &Arc<Prepared>, context: &Context, memory: &mut Memory) {
     let kinds = context.monitoring.existing(&context.client).await;
-    let telemetry = &pipeline.spec.telemetry;
-    let labels = &context.settings.monitor_labels.0;
-    let rule = build::prometheus_rule(pipeline, labels)
-        .inspect_err(|error| tracing::error!(%error, "The alerts built into the controller cannot be read"));
-    let objects = [
-        (POD_MONITOR, telemetry.pod_monitor, Some(build::pod_monitor(pipeline, labels))),
-        (PROMETHEUS_RULE, telemetry.prometheus_rule, rule.ok()),
-    ];
-    for (kind, wish, object) in objects {
+    let pipeline = &prepared.valid;
+    for kind in [POD_MONITOR, PROMETHEUS_RULE] {
         if !kinds.iter().any(|existing| existing == kind.1) {
             memory.monitors.remove(kind.0);
             continue;
         }
-        let wanted = object.filter(|_| wish == Automatic::Auto);
-        if let Err(error) = bring_about(kind, wanted, pipeline, context, memory).await {
+        let done = memory.monitors.get(kind.0);
+        if done.is_some_and(|done| Arc::ptr_eq(&done.of, prepared) && done.when.elapsed() < APPLY_AGAIN) {
+            continue;
+        }
+        let wanted = wanted(kind.0, pipeline, &context.settings.monitor_labels.0);
+        if let Err(error) = bring_about(kind, wanted, prepared, context, memory).await {
             context.metrics.failed("monitoring");
             tracing::warn!(pipeline = pipeline.name, namespace = pipeline.namespace, kind = kind.0, %error, "Monitoring could not be arranged; trying again");
         }
     }
 }
 
+// The object as it should be; `None` if there should be none.
+fn wanted(kind: &str, pipeline: &ValidatedPipeline, labels: &BTreeMap<String, String>) -> Option<Value> {
+    let telemetry = &pipeline.spec.telemetry;
+    if kind == POD_MONITOR.0 {
+        return (telemetry.pod_monitor == Automatic::Auto).then(|| build::pod_monitor(pipeline, labels));
+    }
+    let rule =
+        (telemetry.prometheus_rule == Automatic::Auto).then(|| build::prometheus_rule(pipeline, labels));
+    rule?
+        .inspect_err(|error| tracing::error!(%error, "The alerts built into the controller cannot be read"))
+        .ok()
+}
+
 async fn bring_about(
-    (kind, plural): (&str, &str),
+    (kind, plural): (&'static str, &str),
     wanted: Option<Value>,
-    pipeline: &ValidatedPipeline,
+    prepared: &Arc<Prepared>,
     context: &Context,
     memory: &mut Memory,
 ) -> Result<(), kube::Error> {
-    let fingerprint = wanted.as_ref().map(Value::to_string).unwrap_or_default();
-    let done =
-        memory.monitors.get(kind).filter(|(done, when)| *done == fingerprint && when.elapsed() < APPLY_AGAIN);
-    if done.is_some() {
+    let pipeline = &prepared.valid;
+    let fingerprint = blake3::hash(wanted.as_ref().map(Value::to_string).unwrap_or_default().as_bytes());
+    let of = Arc::clone(prepared);
+    let done = memory.monitors.get_mut(kind);
+    if let Some(done) =
+        done.filter(|done| done.fingerprint == fingerprint && done.when.elapsed() < APPLY_AGAIN)
+    {
+        done.of = of;
         return Ok(());
     }
     let resource = ApiResource::from_gvk_with_plural(
@@ -125,6 +149,6 @@ async fn bring_about(
         }
         None => {}
     }
-    memory.monitors.insert(kind.to_owned(), (fingerprint, Instant::now()));
+    memory.monitors.insert(kind, Monitor { of, fingerprint, when: Instant::now() });
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use analytics_api::labels;
-use autoscaler::{Observation, ReplicaObservation};
+use autoscaler::{GroupState, Observation, ReplicaObservation};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -15,11 +15,14 @@ use tracing::Instrument;
 use super::scrape;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
-use crate::kafka::{LagError, Reading};
+use crate::kafka::{Arrivals, LagError, Quiet, Reading};
 use crate::trace;
 
 /// Another look within this time would only show the same.
 const FRESH: Duration = Duration::from_secs(2);
+
+/// What is quiet is asked for everything again after this time: somebody may have moved the group's offsets, or added partitions.
+const ASK_ALL: Duration = Duration::from_secs(60);
 
 /// The consumers as Kubernetes knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(crate) struct Seen {
     pub(crate) reading: Result<Reading, LagError>,
     /// The same and the consumers, for the autoscaler; `None` if nothing new was read.
     pub(crate) observation: Option<Observation>,
+    /// True if Kafka needed not be asked: nothing was left to do, and nothing has arrived.
+    pub(crate) nothing_new: bool,
 }
 
 /// The consumers of a pipeline, from the watches' stores. (no client required)
@@ -57,14 +62,9 @@ pub(crate) fn fleet(context: &Context, namespace: &str, pipeline: &str) -> Fleet
 
 /// Pods of a pipeline with this part to play.
 pub(crate) fn pods(context: &Context, namespace: &str, pipeline: &str, component: &str) -> Vec<Arc<Pod>> {
-    let has =
-        |pod: &Pod, label: &str, value: &str| pod.labels().get(label).is_some_and(|found| found == value);
-    let mut pods = context.stores.get(namespace).map(|stores| stores.pods.state()).unwrap_or_default();
-    pods.retain(|pod| {
-        pod.metadata.namespace.as_deref() == Some(namespace)
-            && has(pod, labels::LABEL_INSTANCE, pipeline)
-            && has(pod, labels::LABEL_COMPONENT, component)
-    });
+    let key = (namespace.to_owned(), pipeline.to_owned());
+    let mut pods = context.stores.get(namespace).map(|stores| stores.pods.get(&key)).unwrap_or_default();
+    pods.retain(|pod| pod.labels().get(labels::LABEL_COMPONENT).is_some_and(|found| found == component));
     pods
 }
 
@@ -134,15 +134,22 @@ pub(crate) async fn run(
     if let Some((at, reading)) = &memory.reading
         && at.elapsed() < FRESH
     {
-        return Seen { reading: reading.clone(), observation: None };
+        return Seen { reading: reading.clone(), observation: None, nothing_new: false };
     }
     let pods = pods(context, &pipeline.namespace, &pipeline.name, "consumer");
     let span = trace::observation();
+    let last = still_good(fleet, memory);
+    let nothing_new = last.is_some()
+        && memory.quiet.as_ref().is_some_and(|quiet| context.kafka.arrivals(quiet) == Arrivals::None);
+    let last = last.filter(|_| nothing_new).cloned();
     let look = async {
-        tokio::join!(
-            context.kafka.read(&pipeline.kafka),
-            scrape::run(&context.http, &pods, &mut memory.samples)
-        )
+        let lag = async {
+            match last {
+                Some(last) => Ok(last),
+                None => context.kafka.read(&pipeline.kafka).await,
+            }
+        };
+        tokio::join!(lag, scrape::run(&context.http, &pods, &mut memory.samples))
     };
     let (reading, consumers) = look.instrument(span.clone()).await;
     trace::observed(&span, &reading, consumers.len());
@@ -150,6 +157,11 @@ pub(crate) async fn run(
         context.metrics.lag_read_failed(error.reason());
     }
     memory.reading = Some((Instant::now(), reading.clone()));
+    if !nothing_new {
+        memory.asked = Some((Instant::now(), fleet.clone()));
+        let quiet = reading.as_ref().ok().and_then(|reading| Quiet::new(&pipeline.kafka, reading));
+        memory.quiet = quiet.map(Arc::new);
+    }
     let known = reading.as_ref().ok().cloned();
     let observation = Observation {
         time: now(),
@@ -164,7 +176,21 @@ pub(crate) async fn run(
         partitions: known.map(|known| known.partitions).unwrap_or_default(),
         consumers,
     };
-    Seen { reading, observation: Some(observation) }
+    Seen { reading, observation: Some(observation), nothing_new }
+}
+
+// The last reading, if it is as good as a new one as long as no log end has moved: nothing was left to do, by the last
+// decision, so that no commit can have come, and the consumers are as they were.
+fn still_good<'a>(fleet: &Fleet, memory: &'a Memory) -> Option<&'a Reading> {
+    let (asked, before) = memory.asked.as_ref()?;
+    let reading = memory.reading.as_ref().and_then(|(_, reading)| reading.as_ref().ok())?;
+    let done = memory
+        .decision
+        .as_ref()
+        .is_some_and(|decision| decision.estimates.lag_events == Some(0) && decision.conditions.is_empty());
+    let settled = reading.group != GroupState::Rebalancing;
+    let same = before == fleet && !fleet.rollout && fleet.existing == fleet.spec && fleet.ready == fleet.spec;
+    (done && settled && same && asked.elapsed() < ASK_ALL).then_some(reading)
 }
 
 fn count(number: i32) -> u32 {
@@ -216,6 +242,48 @@ mod tests {
         ];
         for (container, expected) in table {
             assert_eq!(trouble(&pod(container.clone())).as_deref(), expected, "{container}");
+        }
+    }
+
+    /// Only what cannot have changed since may be taken for what is.
+    #[test]
+    fn a_reading_is_good_for_longer_only_when_nothing_waits_and_nobody_moves() {
+        let reading = |group| Reading { partition_count: 1, group, ..Reading::default() };
+        let decision = |lag_events| autoscaler::Decision {
+            estimates: autoscaler::Estimates { lag_events, ..autoscaler::Estimates::default() },
+            conditions: Vec::new(),
+            ..autoscaler::decide(
+                &autoscaler::State::default(),
+                &Observation::default(),
+                &autoscaler::Policy::default(),
+            )
+            .1
+        };
+        let fleet = Fleet { exists: true, spec: 1, existing: 1, ready: 1, ..Fleet::default() };
+        let memory = |group, lag_events, ago: u64| Memory {
+            reading: Some((Instant::now(), Ok(reading(group)))),
+            decision: Some(decision(lag_events)),
+            asked: Instant::now().checked_sub(Duration::from_secs(ago)).map(|asked| (asked, fleet.clone())),
+            ..Memory::default()
+        };
+        let (stable, unready) = (GroupState::Stable, Fleet { ready: 0, ..fleet.clone() });
+        let table = [
+            (memory(stable, Some(0), 5), &fleet, true, "quiet"),
+            (
+                memory(GroupState::Unknown, Some(0), 5),
+                &fleet,
+                true,
+                "quiet, with a group of the new protocol",
+            ),
+            (memory(stable, Some(1), 5), &fleet, false, "something waits"),
+            (memory(stable, None, 5), &fleet, false, "nobody knows"),
+            (memory(stable, Some(0), 61), &fleet, false, "too long ago"),
+            (memory(stable, Some(0), 5), &unready, false, "a consumer is gone"),
+            (memory(GroupState::Rebalancing, Some(0), 5), &fleet, false, "partitions move"),
+            (Memory::default(), &fleet, false, "nothing was read"),
+        ];
+        for (memory, fleet, expected, why) in table {
+            assert_eq!(still_good(fleet, &memory).is_some(), expected, "{why}");
         }
     }
 

@@ -114,7 +114,7 @@ mod tests {
             partitions: vec![partition],
             consumers: Vec::new(),
         };
-        Seen { reading: Ok(Reading::default()), observation: Some(observation) }
+        Seen { reading: Ok(Reading::default()), observation: Some(observation), nothing_new: false }
     }
 
     fn fleet(spec: i32) -> Fleet {
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn before_the_first_look_at_the_lag_the_least_is_made() {
         let pipeline = fixtures::valid(r#"{"scaling": {"minReplicas": 2}}"#);
-        let nothing = Seen { reading: Ok(Reading::default()), observation: None };
+        let nothing = Seen { reading: Ok(Reading::default()), observation: None, nothing_new: false };
         let scale =
             run(&pipeline, &Fleet::default(), &nothing, &mut Memory::default(), &Decisions::default());
         assert_eq!(scale.replicas, 2);

@@ -34,6 +34,10 @@ pub(crate) async fn run(
     pods: &[std::sync::Arc<Pod>],
     samples: &mut HashMap<String, Sample>,
 ) -> Vec<ConsumerObservation> {
+    if pods.is_empty() {
+        samples.clear();
+        return Vec::new();
+    }
     let addresses: Vec<_> = pods.iter().map(AsRef::as_ref).filter_map(address).collect();
     let answers: Vec<_> = futures::stream::iter(addresses)
         .map(|(name, address)| async move { (name, read(http, &address).await) })

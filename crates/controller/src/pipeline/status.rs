@@ -26,6 +26,13 @@ const MEMORY_EVERY: Duration = Duration::from_secs(300);
 /// A longer memory stays out of the resource.
 const MEMORY_BYTES: usize = 64 * 1024;
 
+/// Whether the status was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    Yes,
+    No,
+}
+
 /// What a reconcile has to say.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -44,19 +51,15 @@ pub(crate) struct Report {
     pub(crate) put_right: Vec<String>,
 }
 
-/// The status that follows `old`. (no client required)
-pub(crate) fn next(
-    pipeline: &AnalyticsPipeline,
-    report: &Report,
-    memory: Option<String>,
-    now: Timestamp,
-) -> AnalyticsPipelineStatus {
-    let old = pipeline.status.clone().unwrap_or_default();
+/// The status that follows the pipeline's, without the autoscaler's memory. (no client required)
+pub(crate) fn next(pipeline: &AnalyticsPipeline, report: &Report, now: Timestamp) -> AnalyticsPipelineStatus {
+    let none = AnalyticsPipelineStatus::default();
+    let old = pipeline.status.as_ref().unwrap_or(&none);
     let generation = pipeline.metadata.generation.unwrap_or_default();
     let conditions: Vec<Condition> = follow(&old.conditions, &report.verdicts, generation, &Time(now));
     let (lag, rates) = match &report.decision {
         Some(decision) => (lag(decision, report.partitions), rates(decision)),
-        None => (old.lag, old.rates),
+        None => (old.lag.clone(), old.rates.clone()),
     };
     AnalyticsPipelineStatus {
         observed_generation: Some(generation),
@@ -66,7 +69,7 @@ pub(crate) fn next(
         conditions,
         lag,
         rates,
-        scaling: Some(scaling(old.scaling.unwrap_or_default(), report, memory, now)),
+        scaling: Some(scaling(old.scaling.as_ref(), report, now)),
     }
 }
 
@@ -84,7 +87,8 @@ fn seconds(seconds: f64) -> i64 {
     coarse(seconds.max(0.0).round() as i64)
 }
 
-fn rates(decision: &Decision) -> Option<RatesStatus> {
+/// The rates of a decision as the status shows them. (no client required)
+pub(crate) fn rates(decision: &Decision) -> Option<RatesStatus> {
     let whole = |rate: Option<f64>| rate.map(|rate| coarse(rate.max(0.0).round() as i64));
     let estimates = &decision.estimates;
     let rates = RatesStatus {
@@ -104,22 +108,30 @@ fn coarse(number: i64) -> i64 {
     (number + unit / 2) / unit * unit
 }
 
-fn scaling(old: ScalingStatus, report: &Report, memory: Option<String>, now: Timestamp) -> ScalingStatus {
-    let memory = memory.filter(|memory| memory.len() <= MEMORY_BYTES);
-    let Some(decision) = &report.decision else { return ScalingStatus { memory, ..old } };
+fn scaling(old: Option<&ScalingStatus>, report: &Report, now: Timestamp) -> ScalingStatus {
+    let Some(decision) = &report.decision else {
+        return ScalingStatus { memory: None, ..old.cloned().unwrap_or_default() };
+    };
+    let last_scale_time = old.and_then(|old| old.last_scale_time.clone());
     ScalingStatus {
         desired: i32::try_from(decision.desired).unwrap_or(i32::MAX),
         needed: i32::try_from(decision.needed).ok().filter(|_| decision.limited_by != Limit::Unknown),
         schedule: report.schedule.clone(),
         limited_by: (decision.limited_by != Limit::None).then(|| decision.limited_by.to_string()),
         reason: Some(decision.explanation.clone()),
-        last_scale_time: if report.scaled { Some(Time(whole_second(now))) } else { old.last_scale_time },
+        last_scale_time: if report.scaled { Some(Time(whole_second(now))) } else { last_scale_time },
         next_eligible: decision
             .next_eligible
             .and_then(|time| Timestamp::from_second(time.ceil() as i64).ok())
             .map(Time),
-        memory,
+        memory: None,
     }
+}
+
+// What the autoscaler remembers, as text.
+fn remembered(memory: &Memory) -> Option<String> {
+    let text = memory.scaling.as_ref().and_then(|state| serde_json::to_string(state).ok());
+    text.filter(|text| text.len() <= MEMORY_BYTES)
 }
 
 fn whole_second(time: Timestamp) -> Timestamp {
@@ -136,8 +148,7 @@ fn worth_writing(
     if facts(old) != facts(new) {
         return true;
     }
-    let numbers = |status: &AnalyticsPipelineStatus| (status.lag.clone(), status.rates.clone());
-    if numbers(old) != numbers(new) {
+    if (&old.lag, &old.rates) != (&new.lag, &new.rates) {
         return elapsed >= NUMBERS_EVERY;
     }
     // An idle pipeline learns nothing, so there is nothing to remember: it is not written at all.
@@ -147,24 +158,26 @@ fn worth_writing(
 }
 
 // What a person or a tool waits for. Messages with figures in them are no reason for a write.
-fn facts(status: &AnalyticsPipelineStatus) -> impl PartialEq + use<> {
+fn facts(status: &AnalyticsPipelineStatus) -> impl PartialEq {
     let conditions: Vec<_> = status
         .conditions
         .iter()
-        .map(|condition| (condition.type_.clone(), condition.status.clone(), condition.reason.clone()))
+        .map(|condition| {
+            let failure = (condition.status == "False").then_some(&condition.message);
+            (&condition.type_, &condition.status, &condition.reason, failure)
+        })
         .collect();
-    let failures: Vec<_> = status
-        .conditions
-        .iter()
-        .filter(|condition| condition.status == "False")
-        .map(|condition| condition.message.clone())
-        .collect();
-    let scaling = status.scaling.clone().unwrap_or_default();
+    let scaling = status.scaling.as_ref();
     (
-        (status.observed_generation, status.replicas, status.ready_replicas, status.selector.clone()),
+        (status.observed_generation, status.replicas, status.ready_replicas, &status.selector),
         (status.lag.is_some(), status.lag.as_ref().is_some_and(|lag| lag.events == 0)),
-        (conditions, failures),
-        (scaling.desired, scaling.limited_by, scaling.last_scale_time, scaling.schedule),
+        conditions,
+        (
+            scaling.map_or(0, |scaling| scaling.desired),
+            scaling.and_then(|scaling| scaling.limited_by.as_ref()),
+            scaling.and_then(|scaling| scaling.last_scale_time.as_ref()),
+            scaling.and_then(|scaling| scaling.schedule.as_ref()),
+        ),
     )
 }
 
@@ -174,12 +187,15 @@ pub(crate) async fn write(
     report: &Report,
     context: &Context,
     memory: &mut Memory,
-) -> Result<AnalyticsPipelineStatus, Error> {
-    let old = pipeline.status.clone().unwrap_or_default();
-    let remembered = memory.scaling.as_ref().and_then(|state| serde_json::to_string(state).ok());
-    let new = next(pipeline, report, remembered, Timestamp::now());
-    if !worth_writing(&old, &new, memory.status_written.map(|written| written.elapsed())) {
-        return Ok(old);
+) -> Result<(AnalyticsPipelineStatus, Written), Error> {
+    let none = AnalyticsPipelineStatus::default();
+    let old = pipeline.status.as_ref().unwrap_or(&none);
+    let mut new = next(pipeline, report, Timestamp::now());
+    if !worth_writing(old, &new, memory.status_written.map(|written| written.elapsed())) {
+        return Ok((new, Written::No));
+    }
+    if let Some(scaling) = &mut new.scaling {
+        scaling.memory = remembered(memory);
     }
     let api = Api::<AnalyticsPipeline>::namespaced(
         context.client.clone(),
@@ -199,7 +215,7 @@ pub(crate) async fn write(
         .map_err(|source| Error::Status { source: Box::new(source) })?;
     context.metrics.wrote("AnalyticsPipelineStatus");
     memory.status_written = Some(Instant::now());
-    Ok(new)
+    Ok((new, Written::Yes))
 }
 
 #[cfg(test)]

@@ -1,0 +1,32 @@
+//! Pipelines with nothing to do are looked at less often. Whether something has arrived for one of them is asked all the time, of
+//! all of them together, and what arrives has its pipeline looked at at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+
+use crate::context::{ByNamespace, Context, Pipeline};
+use crate::kafka::Arrivals;
+use crate::secrets::Changes;
+
+/// Pause between two looks. Kafka is asked less often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs until it is dropped. Pipelines to reconcile are sent to `wake`. (talks to Kafka)
+pub(crate) async fn watch(context: Arc<Context>, wake: ByNamespace<Changes>) {
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tick.tick().await;
+        context.kafka.read_ends();
+        for ((namespace, name), quiet) in context.memories.resting() {
+            // What is not known is left to the pipeline's own next look.
+            if context.kafka.arrivals(&quiet) == Arrivals::Some
+                && let Some(wake) = wake.get(&namespace)
+            {
+                // A closed channel means that the controller is stopping.
+                let _ = wake.unbounded_send(ObjectRef::<Pipeline>::new(&name).within(&namespace));
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What follows from a pipeline's description alone: worked out once, and again when the description or a Secret has changed.
+
+use std::sync::Arc;
+
+use analytics_api::RatesStatus;
+use autoscaler::{Condition, Limit, Reason};
+
+use super::apply::Extent;
+use super::dereference::References;
+use super::migrate::Migration;
+use super::observe::Fleet;
+use super::validate::ValidatedPipeline;
+use super::{build, migrate};
+
+/// A pipeline that was found right, and from what.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    generation: i64,
+    references: References,
+    /// The pipeline.
+    pub(crate) valid: ValidatedPipeline,
+    /// Name of the migration's Job.
+    pub(crate) job: String,
+}
+
+impl Prepared {
+    /// Works out what follows. (no client required)
+    pub(crate) fn new(generation: i64, references: References, valid: ValidatedPipeline) -> Self {
+        let job = migrate::job_name(&valid.name, &build::migration_hash(&valid));
+        Self { generation, references, valid, job }
+    }
+
+    /// Whether working it out again would give the same.
+    pub(crate) fn is_of(&self, generation: i64, references: &References) -> bool {
+        self.generation == generation && self.references == *references
+    }
+}
+
+/// What was brought about: as long as the same is wanted and nobody touches it, there is nothing to build and to compare.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    prepared: Arc<Prepared>,
+    replicas: i32,
+    extent: Extent,
+}
+
+impl Settled {
+    pub(crate) fn new(prepared: &Arc<Prepared>, replicas: i32, extent: Extent) -> Self {
+        Self { prepared: Arc::clone(prepared), replicas, extent }
+    }
+
+    /// Whether the same is wanted.
+    pub(crate) fn is_for(&self, prepared: &Arc<Prepared>, replicas: i32, extent: Extent) -> bool {
+        Arc::ptr_eq(&self.prepared, prepared) && self.replicas == replicas && self.extent == extent
+    }
+}
+
+/// All that status, Events and metrics follow from, as far as it can change while nothing waits and nothing arrives. As long as it
+/// is the same, there is nothing to tell.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Essence {
+    /// Of the pipeline's resource, whose status may have been changed by others.
+    pub(crate) version: Option<String>,
+    pub(crate) fleet: Fleet,
+    pub(crate) replicas: i32,
+    pub(crate) migration: Migration,
+    pub(crate) schedule: Option<String>,
+    /// What was decided, and the figures that are shown.
+    pub(crate) decided: Option<(u32, u32, Limit, Reason)>,
+    pub(crate) rates: Option<RatesStatus>,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::fixtures;
+
+    /// A password that was changed has to be seen although the pipeline is as it was.
+    #[test]
+    fn it_is_worked_out_again_for_a_new_description_or_another_secret() {
+        let references = |url: &str| fixtures::secrets(&[("db", &[("url", url)])]);
+        let prepared = Prepared::new(2, references("postgres://a"), fixtures::valid("{}"));
+        let table = [
+            (2, references("postgres://a"), true),
+            (3, references("postgres://a"), false),
+            (2, references("postgres://b"), false),
+            (2, fixtures::secrets(&[]), false),
+        ];
+        for (generation, references, expected) in table {
+            assert_eq!(prepared.is_of(generation, &references), expected, "{generation} {references:?}");
+        }
+        assert!(prepared.job.starts_with("clicks-migrate-"));
+    }
+
+    #[test]
+    fn what_is_settled_is_settled_for_one_wish_only() {
+        let prepared = || Arc::new(Prepared::new(1, fixtures::secrets(&[]), fixtures::valid("{}")));
+        let (one, other) = (prepared(), prepared());
+        let settled = Settled::new(&one, 2, Extent::All);
+        assert!(settled.is_for(&one, 2, Extent::All));
+        assert!(!settled.is_for(&one, 3, Extent::All));
+        assert!(!settled.is_for(&one, 2, Extent::Migration));
+        assert!(!settled.is_for(&other, 2, Extent::All), "worked out again");
+    }
+}
