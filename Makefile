@@ -116,6 +116,11 @@ simulate: ## Scale pipelines in simulation: the autoscaler, KEDA, Flink and othe
 bench-dashboards: build ## How fast the panels are on rollups of 100 million events beside 10 million rows
 	$(cargo_test) --test observability -- --ignored --nocapture --test-threads=1
 
+.PHONY: pictures
+pictures: build ## Draw docs/dashboards.md and its pictures from real data (needs root and gnuplot-nox)
+	tests/setup/setup.sh prometheus-operator prometheus
+	$(cargo_test) --test e2e_monitoring -- --ignored --nocapture pictures_of_the_dashboards
+
 .PHONY: check-runbooks
 check-runbooks: build ## Cause each failure that an alert is about, and try the first commands of its runbook (SCENARIO=… for some)
 	$(cargo_test) --test e2e -- --ignored --nocapture the_first_commands_of_each_runbook

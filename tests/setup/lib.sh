@@ -71,3 +71,9 @@ docker_archive() {
   tar --create --file "$4" --directory "$work" manifest.json config.json layer.tar
   rm -r "$work"
 }
+
+# program_image <folder> <name> <version> <archive>: an image whose /bin is the folder, and which runs the program of its name.
+program_image() {
+  tar --create --file "$1.layer" --directory "$1" --owner 0 --group 0 --transform 's,^\.,bin,' .
+  docker_archive "$1.layer" "analyticspipeline.dev/$2:$3" "{\"Entrypoint\":[\"/bin/$2\"],\"User\":\"65534:65534\"}" "$4"
+}

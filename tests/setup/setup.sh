@@ -12,7 +12,7 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 # Cheap ones first, so that a broken machine shows early; Kubernetes takes longest by far.
-all=(debian pause kafka base-image kube-score containerd collector helm cargo-deny kubernetes)
+all=(debian pause kafka base-image kube-score containerd collector helm cargo-deny prometheus-operator prometheus kubernetes)
 
 [ "${1:-}" != --list ] || { printf '%s\n' "${all[@]}"; exit; }
 for part in "${@:-${all[@]}}"; do

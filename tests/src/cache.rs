@@ -11,8 +11,7 @@ const VERSIONS: &str = include_str!("../setup/versions.env");
 /// # Errors
 /// When the part is unknown or has not been prepared.
 pub fn part(name: &str) -> Result<PathBuf> {
-    let version = version(name).with_context(|| format!("tests/setup/versions.env names no {name}"))?;
-    let path = folder()?.join(format!("{name}-{version}"));
+    let path = folder()?.join(format!("{name}-{}", version(name)?));
     if !path.is_dir() {
         bail!("{} is missing: run tests/setup/setup.sh", path.display());
     }
@@ -31,8 +30,13 @@ pub fn folder() -> Result<PathBuf> {
     Ok(base.join("analytics-pipeline"))
 }
 
-fn version(name: &str) -> Option<&'static str> {
-    VERSIONS.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+/// The version of a part, as `tests/setup/versions.env` says.
+///
+/// # Errors
+/// When it names no such part.
+pub fn version(name: &str) -> Result<&'static str> {
+    let version = VERSIONS.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    version.with_context(|| format!("tests/setup/versions.env names no {name}"))
 }
 
 /// A program that a Debian package has installed.
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn versions_are_read_whole() {
         assert!(version("kafka").unwrap().starts_with("4."));
-        assert_eq!(version("kube"), None);
+        assert!(version("kube").is_err());
     }
 
     #[test]

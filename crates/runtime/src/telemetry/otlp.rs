@@ -105,9 +105,13 @@ fn transport(lookup: Lookup<'_>) -> Result<Transport, TelemetryError> {
 fn exporter(transport: Transport, lookup: Lookup<'_>) -> Result<SpanExporter, TelemetryError> {
     let exporter = match transport {
         Transport::Grpc => {
-            // Used for https endpoints only; the exporter's own default trusts no authority at all.
-            let tls = ClientTlsConfig::new().with_enabled_roots();
-            SpanExporter::builder().with_tonic().with_tls_config(tls).build()?
+            let builder = SpanExporter::builder().with_tonic();
+            if uses_tls(lookup) {
+                // The exporter's own default trusts no authority at all.
+                builder.with_tls_config(ClientTlsConfig::new().with_enabled_roots()).build()?
+            } else {
+                builder.build()?
+            }
         }
         Transport::Http => {
             let client = http_client(uses_tls(lookup), timeout(lookup))?;
@@ -126,7 +130,6 @@ fn http_client(tls: bool, timeout: Duration) -> Result<reqwest::blocking::Client
     // It has a runtime of its own, which must not be made within another.
     let made = std::thread::spawn(move || {
         let builder = reqwest::blocking::Client::builder().timeout(timeout);
-        // The system's authorities are looked up only where they are needed: an image may have none.
         if tls { builder.build() } else { builder.tls_certs_only([]).build() }
     });
     match made.join() {
@@ -136,6 +139,7 @@ fn http_client(tls: bool, timeout: Duration) -> Result<reqwest::blocking::Client
     }
 }
 
+/// The system's authorities are looked up only where they are needed: an image may have none.
 fn uses_tls(lookup: Lookup<'_>) -> bool {
     first_set(lookup, ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
         .is_some_and(|endpoint| endpoint.to_ascii_lowercase().starts_with("https:"))
