@@ -5,6 +5,8 @@
 //! and the state when it is not the one that the last decision left (the first time, and after anything else has happened
 //! to it). Each observation carries a checksum of its decision, and replay compares.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::change::Change;
@@ -32,12 +34,13 @@ enum Line {
 #[derive(Clone, Debug, Default)]
 pub struct Recorder {
     seen: Observation,
-    state: Option<State>,
+    state: Option<Arc<State>>,
     policy: Option<Policy>,
 }
 
 impl Recorder {
-    /// Decides as [`decide`] does, and adds to `lines` what replay needs to do it again.
+    /// Decides as [`decide`] does, and adds to `lines` what replay needs to do it again. The state is shared with the caller:
+    /// thousands of recorders need not keep one each.
     ///
     /// # Errors
     ///
@@ -45,14 +48,16 @@ impl Recorder {
     /// because [`decide`] can be called by itself.
     pub fn decide(
         &mut self,
-        state: &State,
+        state: &Arc<State>,
         observation: &Observation,
         policy: &Policy,
         lines: &mut Vec<String>,
-    ) -> Result<(State, Decision), RecordError> {
+    ) -> Result<(Arc<State>, Decision), RecordError> {
         let (next, decision) = decide(state, observation, policy);
-        if self.state.as_ref() != Some(state) {
-            lines.push(write(&Line::State(Box::new(state.clone())))?);
+        let next = Arc::new(next);
+        let goes_on = self.state.as_ref().is_some_and(|known| Arc::ptr_eq(known, state) || known == state);
+        if !goes_on {
+            lines.push(write(&Line::State(Box::new(State::clone(state))))?);
             // A state is a new beginning: what stands before it may be cut off.
             self.seen = Observation::default();
         }
@@ -63,7 +68,7 @@ impl Recorder {
         let change = Change::between(&self.seen, observation);
         lines.push(write(&Line::Seen { change, decision: checksum(&decision)? })?);
         self.seen = observation.clone();
-        self.state = Some(next.clone());
+        self.state = Some(Arc::clone(&next));
         Ok((next, decision))
     }
 }
@@ -180,14 +185,14 @@ mod tests {
     }
 
     fn recording() -> Vec<String> {
-        let (mut recorder, mut lines, mut state) = (Recorder::default(), Vec::new(), State::default());
+        let (mut recorder, mut lines, mut state) = (Recorder::default(), Vec::new(), Arc::<State>::default());
         for turn in 1..20_u32 {
             let policy =
                 Policy { target_lag_seconds: if turn < 10 { 30.0 } else { 12.5 }, ..Policy::default() };
             let seen = observation(f64::from(turn) * 5.1);
             let (next, _) = recorder.decide(&state, &seen, &policy, &mut lines).unwrap();
             // The controller is restarted without its memory.
-            state = if turn == 15 { State::default() } else { next };
+            state = if turn == 15 { Arc::default() } else { next };
         }
         lines
     }
@@ -204,7 +209,7 @@ mod tests {
     /// A controller keeps the recording in pieces and drops the oldest.
     #[test]
     fn pieces_can_be_replayed_alone_and_one_after_another() {
-        let (mut pieces, mut state) = (Vec::new(), State::default());
+        let (mut pieces, mut state) = (Vec::new(), Arc::<State>::default());
         for piece in 0..3_u32 {
             let (mut recorder, mut lines) = (Recorder::default(), Vec::new());
             for turn in 1..6_u32 {

@@ -74,7 +74,7 @@ impl<T> ByNamespace<T> {
 #[derive(Default)]
 pub(crate) struct Memory {
     /// State of the autoscaler.
-    pub(crate) scaling: Option<autoscaler::State>,
+    pub(crate) scaling: Option<Arc<autoscaler::State>>,
     /// The last reading of Kafka and when it was made.
     pub(crate) reading: Option<(Instant, Result<Reading, LagError>)>,
     /// The last decision.

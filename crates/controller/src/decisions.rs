@@ -43,10 +43,10 @@ impl Decisions {
     pub(crate) fn decide(
         &self,
         pipeline: &Name,
-        state: &State,
+        state: &Arc<State>,
         observation: &Observation,
         policy: &Policy,
-    ) -> (State, Decision) {
+    ) -> (Arc<State>, Decision) {
         let (recording, limit) = {
             let mut recordings = lock(&self.by_name);
             let recording = Arc::clone(recordings.entry(pipeline.clone()).or_default());
@@ -76,11 +76,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Recording {
     fn decide(
         &mut self,
-        state: &State,
+        state: &Arc<State>,
         observation: &Observation,
         policy: &Policy,
         limit: usize,
-    ) -> (State, Decision) {
+    ) -> (Arc<State>, Decision) {
         if self.younger.len() > limit / 2 && self.count >= LEAST_DECISIONS {
             self.older = std::mem::take(&mut self.younger);
             self.older.shrink_to_fit();
@@ -92,6 +92,8 @@ impl Recording {
             Ok(decided) => {
                 self.count += 1;
                 for line in lines {
+                    // Half of what a String takes at its own discretion would stay empty, for every pipeline.
+                    self.younger.reserve_exact(line.len() + 1);
                     self.younger.push_str(&line);
                     self.younger.push('\n');
                 }
@@ -100,7 +102,8 @@ impl Recording {
             Err(error) => {
                 tracing::warn!(%error, "A decision could not be recorded");
                 *self = Self::default();
-                autoscaler::decide(state, observation, policy)
+                let (next, decision) = autoscaler::decide(state, observation, policy);
+                (Arc::new(next), decision)
             }
         }
     }
@@ -153,7 +156,7 @@ mod tests {
     }
 
     fn run(decisions: &Decisions, pipeline: &Name, turns: u32) -> Vec<Decision> {
-        let (mut state, mut made) = (State::default(), Vec::new());
+        let (mut state, mut made) = (Arc::<State>::default(), Vec::new());
         for turn in 1..=turns {
             let (next, decision) = decisions.decide(pipeline, &state, &observation(turn), &Policy::default());
             state = next;

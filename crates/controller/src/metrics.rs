@@ -1,5 +1,6 @@
 //! Metrics of the controller.
 
+mod gauges;
 mod told;
 
 use std::time::Duration;
@@ -7,10 +8,9 @@ use std::time::Duration;
 use analytics_runtime::catalogue::{Catalogue, Family, shared_families};
 use autoscaler::{Decision, DrainOutcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use gauges::Gauges;
 use told::Told;
 
 /// Metrics of the controller; registered once, shared by all parts.
@@ -22,9 +22,9 @@ pub(crate) struct Metrics {
     writes: IntCounterVec,
     scale_decisions: IntCounterVec,
     lag_read_failures: IntCounterVec,
-    lag_events: IntGaugeVec,
-    lag_seconds: IntGaugeVec,
-    replicas: IntGaugeVec,
+    lag_events: Gauges,
+    lag_seconds: Gauges,
+    replicas: Gauges,
     leader: IntGauge,
     lease_failures: IntCounter,
     told: Told,
@@ -68,17 +68,17 @@ impl Metrics {
                 "Attempts to read lag from Kafka that failed, by reason.",
                 &["reason"],
             )?,
-            lag_events: gauges(
+            lag_events: Gauges::new(
                 "analytics_pipeline_lag_events",
                 "Events that wait in the topic; absent while not known.",
                 &PIPELINE,
             )?,
-            lag_seconds: gauges(
+            lag_seconds: Gauges::new(
                 "analytics_pipeline_lag_seconds",
                 "Longest wait of an event, in seconds; absent while not known.",
                 &PIPELINE,
             )?,
-            replicas: gauges(
+            replicas: Gauges::new(
                 "analytics_pipeline_replicas",
                 "Consumers of a pipeline, by state (desired, existing or ready).",
                 &["namespace", "pipeline", "state"],
@@ -148,14 +148,14 @@ impl Metrics {
 
     /// What is known of the lag; `None` removes the series, because unknown is not zero.
     pub(crate) fn set_lag(&self, namespace: &str, name: &str, events: Option<i64>, seconds: Option<i64>) {
-        set(&self.lag_events, &[namespace, name], events);
-        set(&self.lag_seconds, &[namespace, name], seconds);
+        self.lag_events.set(&[namespace, name], events);
+        self.lag_seconds.set(&[namespace, name], seconds);
     }
 
     /// Consumers of a pipeline.
     pub(crate) fn set_replicas(&self, namespace: &str, name: &str, desired: i32, existing: i32, ready: i32) {
         for (state, count) in [("desired", desired), ("existing", existing), ("ready", ready)] {
-            self.replicas.with_label_values(&[namespace, name, state]).set(count.into());
+            self.replicas.set(&[namespace, name, state], Some(count.into()));
         }
     }
 
@@ -183,8 +183,7 @@ impl Metrics {
         self.told.remove(namespace, name);
         self.set_lag(namespace, name, None, None);
         for state in ["desired", "existing", "ready"] {
-            // An error says only that there was no such series.
-            let _ = self.replicas.remove_label_values(&[namespace, name, state]);
+            self.replicas.set(&[namespace, name, state], None);
         }
     }
 
@@ -201,20 +200,6 @@ impl Metrics {
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     IntCounterVec::new(Opts::new(name, help), labels)
-}
-
-fn gauges(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-    IntGaugeVec::new(Opts::new(name, help), labels)
-}
-
-fn set(gauge: &IntGaugeVec, labels: &[&str], value: Option<i64>) {
-    match value {
-        Some(value) => gauge.with_label_values(labels).set(value),
-        None => {
-            // An error says only that there was no such series.
-            let _ = gauge.remove_label_values(labels);
-        }
-    }
 }
 
 #[cfg(test)]

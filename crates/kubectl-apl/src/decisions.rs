@@ -85,6 +85,8 @@ fn time(replayed: &Replayed) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use autoscaler::{
         CommittedOffset, GroupState, Observation, PartitionObservation, Policy, Recorder, ReplicaObservation,
         State,
@@ -94,7 +96,7 @@ mod tests {
 
     /// A sleeping pipeline that is woken by events.
     fn recording() -> String {
-        let (mut recorder, mut state, mut lines) = (Recorder::default(), State::default(), Vec::new());
+        let (mut recorder, mut state, mut lines) = (Recorder::default(), Arc::<State>::default(), Vec::new());
         let policy = Policy { min_replicas: 0, ..Policy::default() };
         for turn in 0..5_u32 {
             let partition = PartitionObservation {

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use analytics_runtime::catalogue::Catalogue;
 use autoscaler::{Decision, DrainOutcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use prometheus::{GaugeVec, Histogram, HistogramOpts, IntGaugeVec, Opts};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, Opts};
 
+use super::gauges::Gauges;
 use crate::conditions;
 
 const KINDS: [&str; 2] = ["predicted", "actual"];
@@ -17,9 +18,9 @@ type Name = (String, String);
 /// Gauges that say what the status says.
 #[derive(Clone)]
 pub(super) struct Told {
-    condition: IntGaugeVec,
-    objective: IntGaugeVec,
-    decision: IntGaugeVec,
+    condition: Gauges,
+    objective: Gauges,
+    decision: Gauges,
     drain: GaugeVec,
     drain_ratio: Histogram,
     /// Reason and limit of the decision that has a series now.
@@ -28,20 +29,18 @@ pub(super) struct Told {
 
 impl Told {
     pub(super) fn new() -> Result<Self, prometheus::Error> {
-        let gauges =
-            |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
         Ok(Self {
-            condition: gauges(
+            condition: Gauges::new(
                 "analytics_pipeline_condition",
                 "Conditions of a pipeline's status: 1 when true, 0 when false; absent while unknown.",
                 &["namespace", "pipeline", "condition"],
             )?,
-            objective: gauges(
+            objective: Gauges::new(
                 "analytics_pipeline_lag_objective_seconds",
                 "Longest wait that the pipeline's owner wants, spec.scaling.targetLagSeconds.",
                 &["namespace", "pipeline"],
             )?,
-            decision: gauges(
+            decision: Gauges::new(
                 "analytics_pipeline_scaling_decision",
                 "Why the number of consumers is what it is: 1 for the reason and the limit of the last decision.",
                 &["namespace", "pipeline", "reason", "limited_by"],
@@ -79,12 +78,12 @@ impl Told {
                 "False" => Some(0),
                 _ => None,
             };
-            super::set(&self.condition, &[namespace, name, &condition.type_], value);
+            self.condition.set(&[namespace, name, &condition.type_], value);
         }
     }
 
     pub(super) fn set_objective(&self, namespace: &str, name: &str, seconds: i32) {
-        super::set(&self.objective, &[namespace, name], Some(seconds.into()));
+        self.objective.set(&[namespace, name], Some(seconds.into()));
     }
 
     pub(super) fn set_decision(&self, namespace: &str, name: &str, decision: Option<&Decision>) {
@@ -92,10 +91,10 @@ impl Told {
         let new = decision.map(|decision| (decision.reason.to_string(), decision.limited_by.to_string()));
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((reason, limit)) = last.remove(&key) {
-            super::set(&self.decision, &[namespace, name, &reason, &limit], None);
+            self.decision.set(&[namespace, name, &reason, &limit], None);
         }
         if let Some((reason, limit)) = new {
-            super::set(&self.decision, &[namespace, name, &reason, &limit], Some(1));
+            self.decision.set(&[namespace, name, &reason, &limit], Some(1));
             last.insert(key, (reason, limit));
         }
     }
@@ -110,9 +109,9 @@ impl Told {
 
     pub(super) fn remove(&self, namespace: &str, name: &str) {
         for condition in conditions::ALL {
-            super::set(&self.condition, &[namespace, name, condition], None);
+            self.condition.set(&[namespace, name, condition], None);
         }
-        super::set(&self.objective, &[namespace, name], None);
+        self.objective.set(&[namespace, name], None);
         for kind in KINDS {
             // An error says only that there was no such series.
             let _ = self.drain.remove_label_values(&[namespace, name, kind]);

@@ -1,5 +1,7 @@
 //! From what was seen to a number of consumers.
 
+use std::sync::Arc;
+
 use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
 use autoscaler::{Decision, DrainOutcome, State};
 use jiff::Timestamp;
@@ -81,7 +83,7 @@ pub(crate) fn explanation(spec: &AnalyticsPipelineSpec, decision: Option<&Decisi
 pub(crate) fn recall(pipeline: &AnalyticsPipeline, memory: &mut Memory) {
     if memory.scaling.is_none() {
         let text = pipeline.status.as_ref().and_then(|status| status.scaling.as_ref()?.memory.as_deref());
-        memory.scaling = text.and_then(|text| serde_json::from_str::<State>(text).ok());
+        memory.scaling = text.and_then(|text| serde_json::from_str::<State>(text).ok()).map(Arc::new);
     }
 }
 

@@ -130,7 +130,7 @@ fn scaling(old: Option<&ScalingStatus>, report: &Report, now: Timestamp) -> Scal
 
 // What the autoscaler remembers, as text.
 fn remembered(memory: &Memory) -> Option<String> {
-    let text = memory.scaling.as_ref().and_then(|state| serde_json::to_string(state).ok());
+    let text = memory.scaling.as_ref().and_then(|state| serde_json::to_string(state.as_ref()).ok());
     text.filter(|text| text.len() <= MEMORY_BYTES)
 }
 
