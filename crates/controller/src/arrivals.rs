@@ -19,11 +19,10 @@ pub(crate) async fn watch(context: Arc<Context>, wake: ByNamespace<Changes>) {
     loop {
         tick.tick().await;
         context.kafka.read_ends();
-        for ((namespace, name), quiet) in context.memories.resting() {
-            // What is not known is left to the pipeline's own next look.
-            if context.kafka.arrivals(&quiet) == Arrivals::Some
-                && let Some(wake) = wake.get(&namespace)
-            {
+        // What is not known is left to the pipeline's own next look.
+        let woken = context.memories.resting(|quiet| context.kafka.arrivals(quiet) == Arrivals::Some);
+        for (namespace, name) in woken {
+            if let Some(wake) = wake.get(&namespace) {
                 // A closed channel means that the controller is stopping.
                 let _ = wake.unbounded_send(ObjectRef::<Pipeline>::new(&name).within(&namespace));
             }

@@ -96,7 +96,7 @@ pub(crate) struct Memory {
     /// When Kafka was last asked for everything, and how the consumers were then.
     pub(crate) asked: Option<(Instant, Fleet)>,
     /// What to compare log ends with to see whether something has arrived.
-    pub(crate) quiet: Option<Arc<Quiet>>,
+    pub(crate) quiet: Option<Quiet>,
     /// What the status, Events and metrics tell.
     pub(crate) told: Option<Essence>,
     /// True if the next look is far away, unless something arrives.
@@ -126,11 +126,12 @@ impl Memories {
         self.lock().insert(uid.to_owned(), memory);
     }
 
-    /// The pipelines that are not looked at often, and what has to be seen to for them.
-    pub(crate) fn resting(&self) -> Vec<((String, String), Arc<Quiet>)> {
+    /// Names of the pipelines that are not looked at often, and for which `wakes` is true.
+    pub(crate) fn resting(&self, wakes: impl Fn(&Quiet) -> bool) -> Vec<(String, String)> {
         let memories = self.lock();
         let resting = memories.values().filter(|memory| memory.rests);
-        resting.filter_map(|memory| Some((memory.name.clone(), Arc::clone(memory.quiet.as_ref()?)))).collect()
+        let woken = resting.filter(|memory| memory.quiet.as_ref().is_some_and(&wakes));
+        woken.map(|memory| memory.name.clone()).collect()
     }
 
     /// Forgets all pipelines for which `exists` is false, and gives back their names.

@@ -16,8 +16,8 @@ const USED: Duration = Duration::from_secs(30);
 /// Pause after an attempt that failed; meanwhile every pipeline is looked at by itself.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// Log ends by partition.
-type ByPartition = HashMap<i32, i64>;
+/// Partitions with their log ends, in the order of the partitions.
+type ByPartition = Vec<(i32, i64)>;
 
 /// Log ends of the topics that somebody asks about.
 #[derive(Default)]
@@ -63,9 +63,7 @@ impl Ends {
                 topic.used = now;
                 match topic.ends.len() == seen.len() && fresh {
                     false => Arrivals::Unknown,
-                    true if seen.iter().all(|(partition, end)| topic.ends.get(partition) == Some(end)) => {
-                        Arrivals::None
-                    }
+                    true if topic.ends == seen => Arrivals::None,
                     true => Arrivals::Some,
                 }
             }
@@ -110,8 +108,11 @@ impl Ends {
             if let (Ok(()), Offset::Offset(end)) = (element.error(), element.offset())
                 && let Some(topic) = known.topics.get_mut(element.topic())
             {
-                topic.ends.insert(element.partition(), end);
+                topic.ends.push((element.partition(), end));
             }
+        }
+        for topic in known.topics.values_mut() {
+            topic.ends.sort_unstable();
         }
     }
 

@@ -25,25 +25,24 @@ pub(crate) async fn run(
     let namespace = pipeline.namespace().unwrap_or_default();
     let user = ObjectRef::new(&pipeline.name_any()).within(&namespace);
     let names = names(pipeline);
-    if *before != names {
-        secrets.keep_only(&user, &names);
-        before.clone_from(&names);
+    if !names.iter().copied().eq(&*before) {
+        *before = names.iter().copied().cloned().collect();
+        secrets.keep_only(&user, before);
     }
     let mut references = References::default();
     for name in names {
-        let content = secrets.get(&namespace, &name, &user).await?;
-        references.secrets.insert(name, content);
+        let content = secrets.get(&namespace, name, &user).await?;
+        references.secrets.insert(name.clone(), content);
     }
     Ok(references)
 }
 
-fn names(pipeline: &AnalyticsPipeline) -> BTreeSet<String> {
+fn names(pipeline: &AnalyticsPipeline) -> BTreeSet<&String> {
     let (sink, security) = (&pipeline.spec.sink, &pipeline.spec.source.security);
     std::iter::once(&sink.url_secret_ref.name)
         .chain(sink.ca_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.credentials_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.ca_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.client_certificate_secret_ref.as_ref().map(|reference| &reference.name))
-        .cloned()
         .collect()
 }

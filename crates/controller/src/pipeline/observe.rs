@@ -159,8 +159,7 @@ pub(crate) async fn run(
     memory.reading = Some((Instant::now(), reading.clone()));
     if !nothing_new {
         memory.asked = Some((Instant::now(), fleet.clone()));
-        let quiet = reading.as_ref().ok().and_then(|reading| Quiet::new(&pipeline.kafka, reading));
-        memory.quiet = quiet.map(Arc::new);
+        memory.quiet = reading.as_ref().ok().and_then(|reading| Quiet::new(&pipeline.kafka, reading));
     }
     let known = reading.as_ref().ok().cloned();
     let observation = Observation {
