@@ -40,7 +40,8 @@ pub struct Settings {
     /// Port of /health, /livez, /readyz and /metrics.
     #[arg(long, env = "METRICS_PORT", default_value_t = 9090)]
     pub metrics_port: u16,
-    /// Seconds from one look at the lag of a pipeline to the next.
+    /// Seconds from one look at the lag of a pipeline to the next; one with nothing to do rests up to twice as long (8.5 seconds
+    /// at most, if this is less), and is woken by what arrives.
     #[arg(long, env = "POLL_INTERVAL_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub poll_interval_seconds: u64,
     /// Seconds after which an unanswered request to Kafka counts as failed.

@@ -346,6 +346,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pipeline_rests_for_less_than_ten_seconds_unless_asked_to() {
+        for (interval, expected) in [(1_000, 2_000), (5_000, 8_500), (30_000, 30_000)] {
+            let rest = rest(Duration::from_millis(interval));
+            assert_eq!(rest, Duration::from_millis(expected), "{interval}");
+            assert!(interval > 5_000 || pause(rest, 0, "uid") < Duration::from_secs(10));
+        }
+    }
+
+    #[test]
     fn pauses_grow_with_failures_and_are_bounded() {
         let interval = Duration::from_secs(5);
         let seconds = |failures| pause(interval, failures, "uid").as_secs_f64();
