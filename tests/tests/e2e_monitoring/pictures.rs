@@ -188,7 +188,10 @@ impl Plot {
             "barchart" | "piechart" => bars(answers),
             _ => None,
         }?;
-        Some(Self(format!("reset\nset title {}\n{drawn}\n", quoted(title))))
+        Some(Self(format!(
+            "reset\nset border 3\nset tics nomirror\nunset mxtics\nset title {}\n{drawn}\n",
+            quoted(title)
+        )))
     }
 }
 
@@ -220,9 +223,9 @@ fn lines(answers: Vec<Answer>) -> Option<String> {
     }
     let span = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.0));
     let days = largest(span.clone()) + largest(span.map(|time| -time)) > 86_400.0;
-    let format = if days { "%d %b" } else { "%H:%M" };
+    let (format, step) = if days { ("%d %b", 86_400) } else { ("%H:%M", 60) };
     (!parts.is_empty()).then(|| {
-        format!("{data}set xdata time\nset timefmt '%s'\nset format x '{format}'\nset xtics autofreq\nset yrange [0:*]\nset key outside right\nplot {}", parts.join(", "))
+        format!("{data}set xdata time\nset timefmt '%s'\nset format x '{format}'\nset xtics {step}\nset yrange [0:*]\nset key outside right\nplot {}", parts.join(", "))
     })
 }
 
@@ -296,5 +299,21 @@ async fn draw(name: &str, plots: &[Plot]) -> Result<()> {
     let gnuplot = cache::program("gnuplot").context("as root: apt-get install gnuplot-nox")?;
     let mut command = Command::new(gnuplot);
     command.arg(file.path());
-    process::output(command).await.map(drop)
+    process::output(command).await?;
+    let drawn = std::fs::read_to_string(&target)?;
+    std::fs::write(&target, without_defaults(&drawn)).context("failed to write a picture")
+}
+
+/// A picture without what says nothing: attributes that have their default values, and indentation.
+fn without_defaults(picture: &str) -> String {
+    let mut picture = picture.to_owned();
+    for default in [
+        " stroke=\"currentColor\"",
+        " stroke-linecap=\"butt\"",
+        " stroke-linejoin=\"miter\"",
+        " stroke-width=\"1.00\"",
+    ] {
+        picture = picture.replace(default, "");
+    }
+    picture.lines().map(str::trim).collect::<Vec<_>>().join("\n")
 }
