@@ -78,6 +78,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+# What lets consumers reach their servers and nothing else, where a pipeline asks for it (spec.networkPolicy); removed when it no
+# longer does.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
 # How Prometheus Operator finds the consumers, and when it raises an alert; only where these kinds exist.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors, prometheusrules]

@@ -50,7 +50,7 @@ pub struct Consumer {
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
 
-    /// How consumers spread over nodes and zones, as in a pod. Unset: evenly over both where possible.
+    /// How consumers spread over nodes and zones, as in a pod; without a `labelSelector` the consumers of this pipeline are counted. Unset: evenly over both where possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,

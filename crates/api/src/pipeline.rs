@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::{AnalyticsPipelineStatus, Consumer, Delivery, Scaling, Sink, Source, Telemetry};
+use crate::{AnalyticsPipelineStatus, Consumer, Delivery, NetworkAccess, Scaling, Sink, Source, Telemetry};
 
 /// Longest name that a pipeline may have: the migration Job adds `-migrate-` and eight digits, and 63 is the limit of a label.
 pub const MAX_NAME_LENGTH: usize = 46;
@@ -110,6 +110,9 @@ pub struct AnalyticsPipelineSpec {
     /// What consumers report beyond metrics and logs. Unset: nothing.
     #[serde(default)]
     pub telemetry: Telemetry,
+    /// Which connections the pods may make and take. Unset: no NetworkPolicy is made.
+    #[serde(default)]
+    pub network_policy: NetworkAccess,
     /// Stops all consumers when true; offsets and data stay, and false goes on where it stopped. Default: false.
     #[serde(default)]
     pub suspend: bool,

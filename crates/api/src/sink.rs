@@ -4,8 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::SecretKeyRef;
 use crate::source::{SECRET_KEY_MESSAGE, SECRET_KEY_RULE, SECRET_NAME_MESSAGE, SECRET_NAME_RULE};
+use crate::{ClientCertificateRef, SecretKeyRef};
 
 /// Where events go to: a PostgreSQL table.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,9 +14,13 @@ pub struct Sink {
     /// Secret that holds the connection URL, `postgres://user:password@host:5432/database`.
     pub url_secret_ref: DatabaseUrlRef,
 
-    /// Secret that holds the certificate authority of the server (PEM), for `sslmode=verify-ca` and `verify-full`. Unset: the authorities of the image.
+    /// Secret that holds the certificate authority of the server (PEM), for `sslmode=verify-ca` or `verify-full` in the URL, without which it would not be looked at and is refused. Unset: the authorities of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
+
+    /// Secret that holds a client certificate and its key (PEM), for servers that ask for one (`clientcert`, or the method `cert` of pg_hba.conf). Unset: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate_secret_ref: Option<ClientCertificateRef>,
 
     /// Name of the table that events are stored in; it is made when it does not exist. It may not be changed later: stored offsets belong to it. Default: `events`.
     #[serde(default = "default_table")]

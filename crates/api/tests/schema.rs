@@ -6,16 +6,18 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
-/// Types that are taken over from a pod as they are; their inside is Kubernetes' own.
-const TAKEN_FROM_POD: [&str; 4] = [
+/// Types that are taken over from a pod or a NetworkPolicy as they are; their inside is Kubernetes' own.
+const TAKEN_OVER: [&str; 6] = [
     ".spec.consumer.affinity",
     ".spec.consumer.tolerations",
     ".spec.consumer.topologySpreadConstraints",
     ".spec.consumer.env",
+    ".spec.networkPolicy.metricsFrom",
+    ".spec.networkPolicy.extraEgress",
 ];
 
 fn walk(path: &str, schema: &JSONSchemaProps, visit: &mut impl FnMut(&str, &JSONSchemaProps)) {
-    if TAKEN_FROM_POD.contains(&path) {
+    if TAKEN_OVER.contains(&path) {
         return;
     }
     for (name, property) in schema.properties.iter().flatten() {

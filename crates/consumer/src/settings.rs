@@ -80,6 +80,8 @@ pub struct Database {
     pub migrations: Migrations,
     /// PEM file of the authority that signed the server's certificate.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of the client certificate and its key, for servers that ask for one.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// Whether each transaction counts what it stored, by hour, type and service.
     pub rollups: bool,
     /// Whether it counts distinct users by hour, too.

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ObjectMeta, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -29,6 +30,7 @@ pub(crate) struct Stores {
     pub(crate) services: Store<PartialObjectMeta<Service>>,
     pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
     pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    pub(crate) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
 }
 
 /// The controller with all its watches, its pipelines by topic and group, and the stores that the other watches fill.
@@ -54,6 +56,8 @@ pub(crate) fn watch(
         owned(api::<PartialObjectMeta<ServiceAccount>>(client, namespace), slim);
     let (budgets, budget_events) =
         owned(api::<PartialObjectMeta<PodDisruptionBudget>>(client, namespace), slim);
+    let (network_policies, policy_events) =
+        owned(api::<PartialObjectMeta<NetworkPolicy>>(client, namespace), slim);
     let controller = Controller::for_stream(trigger, pipelines)
         .with_config(settings)
         .owns_stream(deployment_events)
@@ -62,13 +66,20 @@ pub(crate) fn watch(
         .owns_stream(service_events)
         .owns_stream(account_events)
         .owns_stream(budget_events)
+        .owns_stream(policy_events)
         // Pods belong to ReplicaSets and Jobs; their label leads to the pipeline.
         .watches_stream(pod_events, |pod: Pod| pipeline_of(&pod));
-    (
-        controller,
-        by_group,
-        Stores { deployments, jobs, pods, config_maps, services, service_accounts, budgets },
-    )
+    let stores = Stores {
+        deployments,
+        jobs,
+        pods,
+        config_maps,
+        services,
+        service_accounts,
+        budgets,
+        network_policies,
+    };
+    (controller, by_group, stores)
 }
 
 fn api<K>(client: &Client, namespace: &str) -> Api<K>

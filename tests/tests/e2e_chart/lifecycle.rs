@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams};
@@ -54,9 +55,12 @@ pub(crate) async fn an_upgrade_brings_the_new_definition_and_leaves_consumers_al
 
 /// A wide range for a while, a rotated Secret, and one consumer at most in the end.
 pub(crate) async fn every_kind_of_object_is_changed_and_removed(world: &World) -> Result<()> {
-    world.apply(json!({"scaling": {"mode": "Fixed", "replicas": 2}})).await?;
+    let wide = json!({"scaling": {"mode": "Fixed", "replicas": 2}, "networkPolicy": {"mode": "Enabled"}});
+    world.apply(wide).await?;
     world.consumers_become(2).await?;
     world.ready().await?;
+    let policies: Api<NetworkPolicy> = Api::namespaced(world.client.clone(), PIPELINES);
+    policies.get(&format!("{PIPELINE}-consumer")).await.context("there is no NetworkPolicy")?;
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(world.client.clone(), PIPELINES);
     let name = format!("{PIPELINE}-consumer");
     budgets.get(&name).await.context("two consumers have no PodDisruptionBudget")?;
@@ -78,8 +82,8 @@ pub(crate) async fn every_kind_of_object_is_changed_and_removed(world: &World) -
 
     world.apply(json!({"scaling": {"mode": "Lag", "maxReplicas": 1}})).await?;
     world.consumers_become(1).await?;
-    wait::until_true("the PodDisruptionBudget goes", SOON, || async {
-        Ok(budgets.get_opt(&name).await?.is_none())
+    wait::until_true("what is no longer wanted goes", SOON, || async {
+        Ok(budgets.get_opt(&name).await?.is_none() && policies.get_opt(&name).await?.is_none())
     })
     .await?;
     world.events_flow(3, 500).await

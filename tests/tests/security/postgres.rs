@@ -63,6 +63,14 @@ async fn what_is_right_works_and_what_is_wrong_is_named() -> Result<()> {
         ("verify-ca", consumer("verify-ca", format!("{url}?sslmode=verify-ca"), "ca.crt"), Ready),
         ("verify-full", consumer("verify-full", format!("{url}?sslmode=verify-full"), "ca.crt"), Ready),
         ("certified", consumer("certified", certified, "ca.crt"), Ready),
+        // The same by settings, as the operator does it: the files are no part of the secret URL.
+        (
+            "certified-by-files",
+            consumer("certified-by-files", format!("{}?sslmode=verify-full", as_user("certified")), "ca.crt")
+                .with("DATABASE_CERTIFICATE_FILE", certificate.display())
+                .with("DATABASE_KEY_FILE", key.display()),
+            Ready,
+        ),
         (
             "wrong-password",
             consumer("wrong-password", url.replace("analytics:analytics@", "analytics:wrong@"), ""),
@@ -71,17 +79,17 @@ async fn what_is_right_works_and_what_is_wrong_is_named() -> Result<()> {
         (
             "wrong-authority",
             consumer("wrong-authority", format!("{url}?sslmode=verify-full"), "other.crt"),
-            Named(&["UnknownIssuer"]),
+            Named(&["signed by an authority that is not trusted here", "DATABASE_CA_FILE"]),
         ),
         (
             "wrong-host",
             consumer("wrong-host", format!("{}?sslmode=verify-full", good.url()), "ca.crt"),
-            Named(&["not valid for name \"127.0.0.1\""]),
+            Named(&["not valid for name \"127.0.0.1\"", "the server's certificate is for other host names"]),
         ),
         (
             "expired",
             consumer("expired", format!("{expired_url}?sslmode=verify-full"), "ca.crt"),
-            Named(&["certificate expired"]),
+            Named(&["the server's certificate has expired: renew it"]),
         ),
         (
             "unencrypted",

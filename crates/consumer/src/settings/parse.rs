@@ -4,6 +4,7 @@ mod kafka;
 mod values;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use analytics_runtime::telemetry::LogFormat;
@@ -51,6 +52,7 @@ pub(super) fn settings(variables: &BTreeMap<String, String>) -> Result<Settings,
                 &[("apply", Migrations::Apply), ("check", Migrations::Check)],
             )?,
             ca_file: values.file("DATABASE_CA_FILE")?,
+            client_certificate: client_certificate(&values)?,
             rollups: values.switch("ROLLUPS")?,
             rollup_users: values.switch("ROLLUPS")? && values.switch("ROLLUP_USERS")?,
         },
@@ -80,6 +82,23 @@ fn database_url(values: &Values<'_>) -> Result<String, SettingsError> {
         return Err(SettingsError::Malformed("DATABASE_URL", message.to_owned()));
     }
     Ok(url)
+}
+
+/// A certificate without its key proves nothing, and a key without its certificate neither.
+fn client_certificate(values: &Values<'_>) -> Result<Option<(PathBuf, PathBuf)>, SettingsError> {
+    const NAMES: [&str; 2] = ["DATABASE_CERTIFICATE_FILE", "DATABASE_KEY_FILE"];
+    let missing = |name, other| {
+        Err(SettingsError::Malformed(
+            name,
+            format!("must be set when {other} is: one is of no use without the other"),
+        ))
+    };
+    match (values.file(NAMES[0])?, values.file(NAMES[1])?) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (None, Some(_)) => missing(NAMES[0], NAMES[1]),
+        (Some(_), None) => missing(NAMES[1], NAMES[0]),
+    }
 }
 
 /// Tables are named after this one, and PostgreSQL cuts longer names without a word.

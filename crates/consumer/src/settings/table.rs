@@ -105,6 +105,11 @@ pub const SETTINGS: &[Setting] = &[
         "DATABASE_CA_FILE",
         "PEM file of the authority that signed the server's certificate, for sslmode=verify-ca and verify-full.",
     ),
+    optional(
+        "DATABASE_CERTIFICATE_FILE",
+        "PEM file of the client certificate, for servers that ask for one.",
+    ),
+    optional("DATABASE_KEY_FILE", "PEM file of the client certificate's key."),
     with_default(
         "DEDUPLICATION_MODE",
         "content",

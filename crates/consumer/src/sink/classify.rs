@@ -83,7 +83,7 @@ pub fn describe(error: &sqlx::Error) -> String {
     let Some(database) =
         error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
     else {
-        return error.to_string();
+        return with_advice(&error.to_string());
     };
     let mut text = format!("{} (SQLSTATE {})", database.message(), database.code());
     for part in [database.detail(), database.hint()].into_iter().flatten() {
@@ -93,9 +93,43 @@ pub fn describe(error: &sqlx::Error) -> String {
     text
 }
 
+/// What the TLS library says of a certificate, and what to do about it.
+const ADVICE: [(&str, &str); 3] = [
+    (
+        "UnknownIssuer",
+        "the server's certificate is signed by an authority that is not trusted here: name it in DATABASE_CA_FILE (in a pipeline: sink.caSecretRef)",
+    ),
+    ("certificate expired", "the server's certificate has expired: renew it"),
+    (
+        "certificate not valid for name",
+        "the server's certificate is for other host names: connect by one of them, or add this one to the certificate",
+    ),
+];
+
+fn with_advice(text: &str) -> String {
+    let advice = ADVICE.iter().find(|(words, _)| text.contains(words)).map(|(_, advice)| advice);
+    advice.map_or_else(|| text.to_owned(), |advice| format!("{advice} ({text})"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_with_the_way_out() {
+        for (text, words) in [
+            (
+                "invalid peer certificate: UnknownIssuer",
+                "sink.caSecretRef) (invalid peer certificate: UnknownIssuer)",
+            ),
+            ("invalid peer certificate: certificate expired: now is", "renew it (invalid peer"),
+            ("invalid peer certificate: certificate not valid for name \"db\"", "connect by one of them"),
+            ("connection reset by peer", "connection reset by peer"),
+        ] {
+            let said = with_advice(text);
+            assert!(said.contains(words), "{said}");
+        }
+    }
 
     #[test]
     fn only_the_content_of_a_record_is_the_records_fault() {

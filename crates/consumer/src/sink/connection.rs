@@ -42,6 +42,9 @@ impl Database {
         if let Some(file) = &settings.ca_file {
             options = options.ssl_root_cert(file);
         }
+        if let Some((certificate, key)) = &settings.client_certificate {
+            options = options.ssl_client_cert(certificate).ssl_client_key(key);
+        }
         Ok(Self { options })
     }
 

@@ -77,7 +77,7 @@ pub(crate) enum Extent {
 
 /// Applies the objects, and says which of them somebody else had changed or deleted. (client required)
 ///
-/// Order: the ServiceAccount that pods name, then the migration; configuration before the Deployment that mounts it; the
+/// Order: the ServiceAccount that pods name and the NetworkPolicy that lets them out, then the migration; configuration before the Deployment that mounts it; the
 /// Deployment last. A field that is new in [`Objects`] does not compile until it is applied here.
 pub(crate) async fn run(
     pipeline: &ValidatedPipeline,
@@ -86,11 +86,13 @@ pub(crate) async fn run(
     context: &Context,
     memory: &mut Memory,
 ) -> Result<Vec<String>, Error> {
-    let Objects { service_account, config_map, service, budget, migration, deployment } = objects;
+    let Objects { service_account, config_map, service, budget, network_policy, migration, deployment } =
+        objects;
     // A pipeline of a namespace that is not watched is not reconciled.
     let Some(stores) = context.stores.get(&pipeline.namespace) else { return Ok(Vec::new()) };
     let mut writer = Writer { pipeline, context, stores, memory, put_right: Vec::new() };
     writer.apply(&service_account, &stores.service_accounts).await?;
+    writer.apply_or_delete(network_policy.as_ref(), &stores.network_policies).await?;
     if !pipeline.spec.suspend {
         // A deleted Job is made again by the next reconcile.
         let current = (extent != Extent::MigrationAnew).then(|| migration.name_any());
@@ -104,10 +106,7 @@ pub(crate) async fn run(
     }
     writer.apply(&config_map, &stores.config_maps).await?;
     writer.apply(&service, &stores.services).await?;
-    match budget {
-        Some(budget) => writer.apply(&budget, &stores.budgets).await?,
-        None => writer.delete_budget().await?,
-    }
+    writer.apply_or_delete(budget.as_ref(), &stores.budgets).await?;
     writer.apply(&deployment, &stores.deployments).await?;
     Ok(writer.put_right)
 }
@@ -266,19 +265,24 @@ impl Writer<'_> {
         Err(if leftover { Error::Leftover { kind, name } } else { Error::Foreign { kind, name } })
     }
 
-    async fn delete_budget(&mut self) -> Result<(), Error> {
+    // An object that not every pipeline has. One that belongs to somebody else is in nobody's way while none is wanted.
+    async fn apply_or_delete<K, S>(&mut self, object: Option<&K>, store: &Store<S>) -> Result<(), Error>
+    where
+        K: Object,
+        S: Resource<DynamicType = ()> + Clone + Debug,
+    {
+        if let Some(object) = object {
+            return self.apply(object, store).await;
+        }
         let name = analytics_api::labels::consumer_name(&self.pipeline.name);
-        let seen = self.stores.budgets.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
-        let Some(seen) = seen.filter(|seen| self.check_owner("", "", &seen.metadata).is_ok()) else {
+        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        if seen.is_none_or(|seen| self.check_owner("", "", seen.meta()).is_err()) {
             return Ok(());
-        };
-        let api = Api::<k8s_openapi::api::policy::v1::PodDisruptionBudget>::namespaced(
-            self.context.client.clone(),
-            &self.pipeline.namespace,
-        );
-        let kind = "PodDisruptionBudget".to_owned();
+        }
+        let kind = K::kind(&()).into_owned();
         self.memory.applied.remove(&(kind.clone(), name.clone()));
-        delete(&api, &kind, &seen.name_any()).await
+        let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
+        delete(&api, &kind, &name).await
     }
 
     async fn delete_jobs_except(&mut self, current: Option<&str>) -> Result<(), Error> {

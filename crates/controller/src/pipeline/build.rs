@@ -7,6 +7,7 @@ mod deployment;
 mod job;
 mod metadata;
 mod monitoring;
+mod network_policy;
 mod promql;
 mod service;
 mod service_account;
@@ -16,6 +17,7 @@ mod tests;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::validate::ValidatedPipeline;
@@ -34,6 +36,8 @@ pub(crate) struct Objects {
     pub(crate) service: Service,
     /// `None` where there is at most one consumer: nothing to keep available beside it.
     pub(crate) budget: Option<PodDisruptionBudget>,
+    /// `None` where the pipeline does not ask for one.
+    pub(crate) network_policy: Option<NetworkPolicy>,
     pub(crate) migration: Job,
     pub(crate) deployment: Deployment,
 }
@@ -46,6 +50,7 @@ pub(crate) fn run(pipeline: &ValidatedPipeline, replicas: i32) -> Objects {
         service_account: service_account::build(pipeline),
         service: service::build(pipeline),
         budget: budget::build(pipeline),
+        network_policy: network_policy::build(pipeline),
         migration: job::build(pipeline, &config_map),
         config_map,
         deployment,

@@ -41,6 +41,7 @@ fn names(pipeline: &AnalyticsPipeline) -> BTreeSet<&String> {
     let (sink, security) = (&pipeline.spec.sink, &pipeline.spec.source.security);
     std::iter::once(&sink.url_secret_ref.name)
         .chain(sink.ca_secret_ref.as_ref().map(|reference| &reference.name))
+        .chain(sink.client_certificate_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.credentials_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.ca_secret_ref.as_ref().map(|reference| &reference.name))
         .chain(security.client_certificate_secret_ref.as_ref().map(|reference| &reference.name))

@@ -55,7 +55,7 @@ pub(crate) fn secrets(secrets: &[(&str, &[(&str, &str)])]) -> References {
 pub(crate) fn references(_: &AnalyticsPipeline) -> References {
     let pem = "-----BEGIN CERTIFICATE-----\nMII=\n-----END CERTIFICATE-----\n";
     secrets(&[
-        ("db", &[("url", "postgres://writer:swordfish@db:5432/shop")]),
+        ("db", &[("url", "postgres://writer:swordfish@db:5432/shop?sslmode=verify-full")]),
         ("login", &[("username", "reader"), ("password", "swordfish")]),
         ("ca", &[("ca.crt", pem)]),
         ("client", &[("tls.crt", pem), ("tls.key", pem)]),

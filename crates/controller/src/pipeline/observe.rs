@@ -78,7 +78,8 @@ fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
         spec,
         existing,
         ready: status.ready_replicas.unwrap_or(0),
-        rollout: behind || status.updated_replicas.unwrap_or(0) < existing.min(spec),
+        // Also while the last one of the old kind still stops beside all the new ones.
+        rollout: behind || status.updated_replicas.unwrap_or(0) < existing,
         trouble: pods.iter().find_map(|pod| trouble(pod)),
     }
 }
@@ -299,18 +300,22 @@ mod tests {
 
     #[test]
     fn a_rollout_is_seen_until_every_pod_is_of_the_new_kind() {
-        let deployment = |generation: i64, observed: i64, updated: i32| {
+        // Observed generation of 2, pods, and pods of the new kind; three are wanted.
+        for (observed, pods, updated, rollout) in [
+            (1, 3, 3, true),
+            (2, 3, 1, true),
+            (2, 4, 3, true),
+            (2, 3, 3, false),
+            (2, 2, 2, false),
+            (2, 5, 5, false),
+        ] {
             let object = json!({
-                "metadata": {"generation": generation},
+                "metadata": {"generation": 2},
                 "spec": {"replicas": 3, "selector": {}, "template": {}},
-                "status": {"observedGeneration": observed, "replicas": 3, "readyReplicas": 3, "updatedReplicas": updated}
+                "status": {"observedGeneration": observed, "replicas": pods, "readyReplicas": 3, "updatedReplicas": updated}
             });
-            serde_json::from_value::<Deployment>(object).unwrap()
-        };
-        for (deployment, rollout) in
-            [(deployment(2, 1, 3), true), (deployment(2, 2, 1), true), (deployment(2, 2, 3), false)]
-        {
-            assert_eq!(describe(&deployment, &[]).rollout, rollout);
+            let deployment: Deployment = serde_json::from_value(object).unwrap();
+            assert_eq!(describe(&deployment, &[]).rollout, rollout, "{observed} {pods} {updated}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Turns a pipeline and what it refers to into something that can be built without further questions, or says what is wrong.
 
 mod conflict;
+mod database_url;
 mod refusal;
 mod rules;
 mod secret;
@@ -31,6 +32,8 @@ pub(crate) struct ValidatedPipeline {
     pub(crate) secrets_hash: String,
     /// Hash of the content of the Secrets that lead to the database.
     pub(crate) database_hash: String,
+    /// TCP port of the database, the only part of its URL that other objects may hold.
+    pub(crate) database_port: u16,
     /// How the controller itself reaches Kafka.
     pub(crate) kafka: Connection,
 }
@@ -71,6 +74,7 @@ pub(crate) fn run(
         image: image.to_owned(),
         secrets_hash: secrets.all_hash,
         database_hash: secrets.database_hash,
+        database_port: secrets.database_port,
         kafka: secrets.kafka,
     })
 }

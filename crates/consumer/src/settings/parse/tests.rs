@@ -80,6 +80,14 @@ fn bad_values_are_named_with_the_way_out() {
         (&[("KAFKA_PROPERTIES", "nonsense")], "KAFKA_PROPERTIES: `nonsense` is not `key=value`"),
         (&[("DATABASE_CA_FILE", "/does/not/exist.pem")], "DATABASE_CA_FILE: cannot read the file"),
         (
+            &[("DATABASE_CERTIFICATE_FILE", "Cargo.toml")],
+            "DATABASE_KEY_FILE: must be set when DATABASE_CERTIFICATE_FILE is",
+        ),
+        (
+            &[("DATABASE_KEY_FILE", "Cargo.toml")],
+            "DATABASE_CERTIFICATE_FILE: must be set when DATABASE_KEY_FILE is",
+        ),
+        (
             &[("DATABASE_URL", "mysql://u:secret-word@db/x")],
             "DATABASE_URL: the value is not a PostgreSQL URL",
         ),

@@ -9,7 +9,10 @@ use analytics_api::{
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::METRICS_PORT;
-use super::container::{DATABASE_CA_FILE, KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE};
+use super::container::{
+    DATABASE_CA_FILE, DATABASE_CERTIFICATE_FILE, DATABASE_KEY_FILE, KAFKA_CA_FILE, KAFKA_CERTIFICATE_FILE,
+    KAFKA_KEY_FILE,
+};
 use super::metadata::{self, Component};
 use crate::pipeline::policy::CONNECTIONS_PER_REPLICA;
 use crate::pipeline::validate::ValidatedPipeline;
@@ -81,6 +84,10 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
     }
     if sink.ca_secret_ref.is_some() {
         settings.push(("DATABASE_CA_FILE", DATABASE_CA_FILE.to_owned()));
+    }
+    if sink.client_certificate_secret_ref.is_some() {
+        settings.push(("DATABASE_CERTIFICATE_FILE", DATABASE_CERTIFICATE_FILE.to_owned()));
+        settings.push(("DATABASE_KEY_FILE", DATABASE_KEY_FILE.to_owned()));
     }
     settings
 }

@@ -1,6 +1,6 @@
 //! What the consumers' container and the migration's have in common: image, environment, files and rights.
 
-use analytics_api::ImagePullSecret;
+use analytics_api::{ClientCertificateRef, ImagePullSecret, SecretKeyRef};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
     PodSecurityContext, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
@@ -15,6 +15,8 @@ pub(super) const KAFKA_CA_FILE: &str = "/etc/analytics-pipeline/kafka-ca/ca.crt"
 pub(super) const KAFKA_CERTIFICATE_FILE: &str = "/etc/analytics-pipeline/kafka-client/tls.crt";
 pub(super) const KAFKA_KEY_FILE: &str = "/etc/analytics-pipeline/kafka-client/tls.key";
 pub(super) const DATABASE_CA_FILE: &str = "/etc/analytics-pipeline/database-ca/ca.crt";
+pub(super) const DATABASE_CERTIFICATE_FILE: &str = "/etc/analytics-pipeline/database-client/tls.crt";
+pub(super) const DATABASE_KEY_FILE: &str = "/etc/analytics-pipeline/database-client/tls.key";
 
 const COMMAND: &str = "/usr/local/bin/analytics-consumer";
 /// The user of the image.
@@ -136,22 +138,21 @@ struct SecretFiles<'a> {
 
 fn files(pipeline: &ValidatedPipeline) -> Vec<SecretFiles<'_>> {
     let (sink, security) = (&pipeline.spec.sink, &pipeline.spec.source.security);
-    let kafka_ca = security.ca_secret_ref.as_ref().map(|reference| SecretFiles {
-        volume: "kafka-ca",
-        secret: &reference.name,
-        items: vec![(&reference.key, "ca.crt")],
-    });
-    let kafka_client = security.client_certificate_secret_ref.as_ref().map(|reference| SecretFiles {
-        volume: "kafka-client",
-        secret: &reference.name,
-        items: vec![(&reference.certificate_key, "tls.crt"), (&reference.private_key_key, "tls.key")],
-    });
-    let database_ca = sink.ca_secret_ref.as_ref().map(|reference| SecretFiles {
-        volume: "database-ca",
-        secret: &reference.name,
-        items: vec![(&reference.key, "ca.crt")],
-    });
-    kafka_ca.into_iter().chain(kafka_client).chain(database_ca).collect()
+    let kafka =
+        ("kafka-ca", &security.ca_secret_ref, "kafka-client", &security.client_certificate_secret_ref);
+    let database =
+        ("database-ca", &sink.ca_secret_ref, "database-client", &sink.client_certificate_secret_ref);
+    let mut files = Vec::new();
+    for (ca, authority, client, certificate) in [kafka, database] {
+        if let Some(SecretKeyRef { name, key }) = authority {
+            files.push(SecretFiles { volume: ca, secret: name, items: vec![(key, "ca.crt")] });
+        }
+        if let Some(ClientCertificateRef { name, certificate_key, private_key_key }) = certificate {
+            let items = vec![(certificate_key.as_str(), "tls.crt"), (private_key_key.as_str(), "tls.key")];
+            files.push(SecretFiles { volume: client, secret: name, items });
+        }
+    }
+    files
 }
 
 impl SecretFiles<'_> {

@@ -15,6 +15,7 @@ use super::METRICS_PORT;
 use super::container;
 use super::metadata::{self, Component};
 use crate::pipeline::hash::Hasher;
+use crate::pipeline::policy::CONNECTIONS_PER_REPLICA;
 use crate::pipeline::validate::ValidatedPipeline;
 
 /// What a consumer may take beyond its own limit for stopping, before it is killed.
@@ -27,18 +28,27 @@ pub(super) fn build(pipeline: &ValidatedPipeline, config_map: &ConfigMap, replic
             replicas: Some(replicas),
             revision_history_limit: Some(3),
             selector: metadata::consumers(&pipeline.name),
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                // One at a time and none on top: each step moves one consumer's partitions, and connections stay in budget.
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::Int(0)),
-                    max_unavailable: Some(IntOrString::Int(1)),
-                }),
-            }),
+            strategy: Some(strategy(replicas, pipeline.spec.sink.max_connections)),
             template: template(pipeline, config_map),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
+    }
+}
+
+// One at a time, so that each step moves one consumer's partitions. The new one comes before the old one goes, so that there are
+// never fewer than are needed, and so that a version that does not start replaces nobody. Only where the budget of connections
+// has no room for one more does the old one go first.
+fn strategy(replicas: i32, max_connections: i32) -> DeploymentStrategy {
+    let needed = (i64::from(replicas) + 1) * i64::from(CONNECTIONS_PER_REPLICA);
+    let room = needed <= i64::from(max_connections);
+    let (surge, unavailable) = if room { (1, 0) } else { (0, 1) };
+    DeploymentStrategy {
+        type_: Some("RollingUpdate".to_owned()),
+        rolling_update: Some(RollingUpdateDeployment {
+            max_surge: Some(IntOrString::Int(surge)),
+            max_unavailable: Some(IntOrString::Int(unavailable)),
+        }),
     }
 }
 
@@ -83,9 +93,7 @@ fn pod(pipeline: &ValidatedPipeline) -> PodSpec {
         node_selector: some_if_any(&consumer.node_selector),
         affinity: consumer.affinity.clone(),
         tolerations: container::some_if_any(consumer.tolerations.clone()),
-        topology_spread_constraints: Some(
-            consumer.topology_spread_constraints.clone().unwrap_or_else(|| spread(&pipeline.name)),
-        ),
+        topology_spread_constraints: Some(spread(pipeline)),
         priority_class_name: consumer.priority_class_name.clone(),
         ..PodSpec::default()
     }
@@ -126,8 +134,19 @@ fn main_container(pipeline: &ValidatedPipeline) -> Container {
     }
 }
 
+// As the user says; a constraint that says of no pods is meant for these, and would be without effect.
+fn spread(pipeline: &ValidatedPipeline) -> Vec<TopologySpreadConstraint> {
+    let Some(mut constraints) = pipeline.spec.consumer.topology_spread_constraints.clone() else {
+        return evenly(&pipeline.name);
+    };
+    for constraint in &mut constraints {
+        constraint.label_selector.get_or_insert_with(|| metadata::consumers(&pipeline.name));
+    }
+    constraints
+}
+
 // Over nodes and zones where that is possible, counted for each revision by itself.
-fn spread(pipeline: &str) -> Vec<TopologySpreadConstraint> {
+fn evenly(pipeline: &str) -> Vec<TopologySpreadConstraint> {
     ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
         .into_iter()
         .map(|key| TopologySpreadConstraint {
@@ -143,4 +162,21 @@ fn spread(pipeline: &str) -> Vec<TopologySpreadConstraint> {
 
 fn some_if_any(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
     (!map.is_empty()).then(|| map.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumers_are_replaced_one_at_a_time_without_a_gap_where_connections_allow_it() {
+        for (replicas, connections, surge, unavailable) in
+            [(1, 40, 1, 0), (19, 40, 1, 0), (20, 40, 0, 1), (1, 2, 0, 1), (1, 4, 1, 0), (0, 2, 1, 0)]
+        {
+            let update = strategy(replicas, connections).rolling_update.unwrap();
+            let found = (update.max_surge, update.max_unavailable);
+            let expected = (Some(IntOrString::Int(surge)), Some(IntOrString::Int(unavailable)));
+            assert_eq!(found, expected, "{replicas} replicas, {connections} connections");
+        }
+    }
 }

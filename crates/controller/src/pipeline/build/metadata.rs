@@ -47,6 +47,19 @@ pub(super) fn consumers(pipeline: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(selecting(pipeline, Component::Consumer)), ..LabelSelector::default() }
 }
 
+/// Selector of every pod of a pipeline, whatever it is for.
+pub(super) fn pods(pipeline: &str) -> LabelSelector {
+    let mut labels = selecting(pipeline, Component::Consumer);
+    labels.remove(labels::LABEL_COMPONENT);
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
+/// Selector of the controller's own pods, whatever the release is called.
+pub(super) fn controller() -> LabelSelector {
+    let labels = BTreeMap::from([(labels::LABEL_NAME.to_owned(), labels::MANAGED_BY.to_owned())]);
+    LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
+}
+
 /// Selector of the consumers as one string, for the scale subresource.
 pub(crate) fn selector(pipeline: &str) -> String {
     let pairs: Vec<_> = selecting(pipeline, Component::Consumer)

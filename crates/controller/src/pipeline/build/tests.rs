@@ -8,15 +8,20 @@ use crate::pipeline::fixtures;
 const FULL: &str = include_str!("testdata/full.json");
 
 fn json(objects: &Objects) -> Vec<(&'static str, Value)> {
-    let Objects { service_account, config_map, service, budget, migration, deployment } = objects;
+    let Objects { service_account, config_map, service, budget, network_policy, migration, deployment } =
+        objects;
     vec![
         ("service_account", serde_json::to_value(service_account).unwrap()),
         ("config_map", serde_json::to_value(config_map).unwrap()),
         ("service", serde_json::to_value(service).unwrap()),
         ("budget", serde_json::to_value(budget).unwrap()),
+        ("network_policy", serde_json::to_value(network_policy).unwrap()),
         ("migration", serde_json::to_value(migration).unwrap()),
         ("deployment", serde_json::to_value(deployment).unwrap()),
     ]
+    .into_iter()
+    .filter(|(_, object): &(_, Value)| !object.is_null())
+    .collect()
 }
 
 fn templates(spec: &str) -> Vec<Value> {

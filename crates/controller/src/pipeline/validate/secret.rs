@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use analytics_api::AnalyticsPipelineSpec;
 
 use super::Refusal;
+use super::database_url::DatabaseUrl;
 use crate::kafka::Connection;
 use crate::pipeline::dereference::References;
 use crate::pipeline::hash::Hasher;
@@ -18,6 +19,7 @@ const CERTIFICATE_EXAMPLE: &str = "--from-file=tls.crt --from-file=tls.key";
 pub(super) struct Checked {
     pub(super) all_hash: String,
     pub(super) database_hash: String,
+    pub(super) database_port: u16,
     pub(super) kafka: Connection,
 }
 
@@ -34,7 +36,7 @@ pub(super) fn check(
     references: &References,
 ) -> Result<Checked, Refusal> {
     let mut reader = Reader { namespace, references, hasher: Hasher::new() };
-    database(spec, &mut reader)?;
+    let database_port = database(spec, &mut reader)?;
     let database_hash = reader.hasher.clone().finish();
     let settings = kafka_settings(spec, &mut reader)?;
     let source = &spec.source;
@@ -44,23 +46,27 @@ pub(super) fn check(
         group: source.group_id.clone(),
         settings,
     };
-    Ok(Checked { all_hash: reader.hasher.finish(), database_hash, kafka })
+    Ok(Checked { all_hash: reader.hasher.finish(), database_hash, database_port, kafka })
 }
 
-fn database(spec: &AnalyticsPipelineSpec, reader: &mut Reader<'_>) -> Result<(), Refusal> {
-    let reference = &spec.sink.url_secret_ref;
+fn database(spec: &AnalyticsPipelineSpec, reader: &mut Reader<'_>) -> Result<u16, Refusal> {
+    let sink = &spec.sink;
+    let reference = &sink.url_secret_ref;
     let url = reader.text(&reference.name, &reference.key, "sink.urlSecretRef", URL_EXAMPLE)?;
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(Refusal::secret_invalid(
-            &reference.name,
-            &reference.key,
-            "is not a PostgreSQL URL; it must look like postgres://user:password@host:5432/database",
-        ));
-    }
-    if let Some(reference) = &spec.sink.ca_secret_ref {
+    let authority = sink.ca_secret_ref.is_some();
+    let certificate = sink.client_certificate_secret_ref.is_some();
+    let port = DatabaseUrl::parse(&url)
+        .and_then(|url| url.check(authority, certificate).map(|()| url.port))
+        .map_err(|what| Refusal::secret_invalid(&reference.name, &reference.key, what))?;
+    if let Some(reference) = &sink.ca_secret_ref {
         reader.certificate(&reference.name, &reference.key, "sink.caSecretRef", CA_EXAMPLE)?;
     }
-    Ok(())
+    if let Some(reference) = &sink.client_certificate_secret_ref {
+        let (name, field) = (&reference.name, "sink.clientCertificateSecretRef");
+        reader.certificate(name, &reference.certificate_key, field, CERTIFICATE_EXAMPLE)?;
+        reader.certificate(name, &reference.private_key_key, field, CERTIFICATE_EXAMPLE)?;
+    }
+    Ok(port)
 }
 
 fn kafka_settings(
@@ -191,6 +197,29 @@ mod tests {
             assert!(refusal.message.contains(message), "{refusal:?}");
             assert!(!refusal.message.contains("mysql://u:p"), "no values in messages: {refusal:?}");
         }
+    }
+
+    /// What else objects may know of a URL, and that a certificate which would never be used is found out.
+    #[test]
+    fn the_database_url_gives_a_port_and_must_use_the_certificates() {
+        let sink =
+            r#"{"sink": {"caSecretRef": {"name": "ca"}, "clientCertificateSecretRef": {"name": "client"}}}"#;
+        let with = |url: &str, key: &str| {
+            let secrets: &[Secret<'_>] = &[
+                ("db", &[("url", url)]),
+                ("ca", &[("ca.crt", PEM)]),
+                ("client", &[("tls.crt", PEM), ("tls.key", key)]),
+            ];
+            checked(sink, secrets).map(|checked| checked.database_port)
+        };
+        assert_eq!(with("postgres://u:p@h:6000/d?sslmode=verify-full", PEM).unwrap(), 6000);
+        let unused = with("postgres://u:p@h/d", PEM).unwrap_err();
+        assert!(
+            unused.message.contains("`sink.caSecretRef` names an authority; add ?sslmode=verify-full"),
+            "{unused:?}"
+        );
+        let no_key = with("postgres://u:p@h/d?sslmode=verify-full", "x").unwrap_err();
+        assert!(no_key.message.contains("key `tls.key` of Secret `client` is not PEM"), "{no_key:?}");
     }
 
     #[test]
