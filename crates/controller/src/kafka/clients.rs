@@ -123,7 +123,10 @@ impl Clients {
 fn look_closer(error: LagError, connection: &Connection, timeout: Duration) -> LagError {
     let LagError::TlsFailed { detail } = &error else { return error };
     let authorities = connection.settings.get("ssl.ca.pem").map_or("", String::as_str);
+    // Where no broker is named, the first one will do.
+    let first = || connection.brokers.split(',').next().map(|broker| broker.trim().to_owned());
     let fault = certificate::address_in(detail)
+        .or_else(first)
         .and_then(|address| certificate::examine(&address, authorities, timeout));
     fault.map_or(error, |fault| LagError::TlsFailed { detail: fault.to_string() })
 }

@@ -97,11 +97,14 @@ pub(super) struct Reported {
 }
 
 /// Turns the failure of a request into what a person can act on. A request only says that it timed out; `reported` is what
-/// the client had to say meanwhile, and the most telling of it names the cause.
+/// the client had to say meanwhile, and the most telling of it names the cause, best with the broker that it is about.
 pub(super) fn classify(error: &KafkaError, reported: &[Reported], connection: &Connection) -> LagError {
     let brokers = connection.brokers.clone();
     let own = Reported { code: code_of(error), detail: error.to_string() };
-    let telling = reported.iter().chain(std::iter::once(&own)).max_by_key(|reported| weight(reported.code));
+    let telling = reported
+        .iter()
+        .chain(std::iter::once(&own))
+        .max_by_key(|reported| (weight(reported.code), reported.detail.contains("://")));
     let Reported { code, detail } = telling.unwrap_or(&own).clone();
     let detail = tidy(&detail);
     match code {
@@ -191,6 +194,19 @@ mod tests {
         for (codes, reason) in table {
             let reported: Vec<_> = codes.iter().copied().map(reported).collect();
             assert_eq!(classify(&timeout, &reported, &connection()).reason(), reason, "{codes:?}");
+        }
+    }
+
+    /// The same failure is told twice, once with the broker whose certificate is then looked at.
+    #[test]
+    fn of_two_that_say_the_same_the_one_with_the_broker_is_told() {
+        let with_broker = "ssl://kafka:9093/bootstrap: SSL handshake failed: certificate verify failed";
+        let code = RDKafkaErrorCode::SSL;
+        let plain = reported(code);
+        for order in [[with_broker, &plain.detail], [&plain.detail, with_broker]] {
+            let reported = order.map(|detail| Reported { code, detail: detail.to_owned() });
+            let error = classify(&KafkaError::MetadataFetch(code), &reported, &connection());
+            assert!(error.to_string().contains("ssl://kafka:9093"), "{error}");
         }
     }
 
