@@ -95,6 +95,13 @@ impl Cluster {
         api.get_opt(name).await?.ok_or_else(missing)
     }
 
+    /// Names of the pipelines.
+    pub(crate) async fn names(&self) -> Result<Vec<String>, Failure> {
+        let api: Api<AnalyticsPipeline> = Api::namespaced(self.client.clone(), &self.namespace);
+        let pipelines = api.list_metadata(&ListParams::default()).await?.items;
+        Ok(pipelines.iter().map(ResourceExt::name_any).collect())
+    }
+
     /// The consumers of a pipeline, each asked for its metrics through the API server.
     pub(crate) async fn consumers(&self, pipeline: &str) -> Result<Vec<Consumer>, Failure> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -116,7 +123,10 @@ impl Cluster {
             pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
         Consumer {
             name: pod.name_any(),
-            ready: !statuses.is_empty() && statuses.iter().all(|status| status.ready),
+            // One that is stopping may be gone before it can be asked anything.
+            ready: pod.metadata.deletion_timestamp.is_none()
+                && !statuses.is_empty()
+                && statuses.iter().all(|status| status.ready),
             restarts: statuses.iter().map(|status| status.restart_count).sum(),
             metrics: self.metrics(&pod.name_any()).await,
         }

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod cluster;
+mod complete;
 mod decisions;
 mod explain;
 mod metrics;
@@ -22,6 +23,12 @@ use cluster::{Cluster, Failure};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     analytics_runtime::tls::install_crypto_provider();
+    let mut words = std::env::args_os();
+    if complete::is_wanted(words.next().as_deref()) {
+        let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let _ = std::io::stdout().write_all(complete::answer(&words).await.as_bytes());
+        return ExitCode::SUCCESS;
+    }
     match run(Arguments::parse()).await {
         Ok((text, code)) => {
             // A closed pipe (`… | head`) is no failure.

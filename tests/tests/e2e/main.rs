@@ -8,6 +8,7 @@ mod causes;
 mod commands;
 mod configuration;
 mod lifecycle;
+mod readme;
 mod runbooks;
 mod scenario;
 mod strangers;
@@ -18,7 +19,7 @@ use futures::future::FutureExt;
 use scenario::Scenario;
 
 /// Name of the namespace, and what happens in it.
-const SCENARIOS: [(&str, Scenario); 11] = [
+const SCENARIOS: [(&str, Scenario); 12] = [
     ("lifecycle", |place| lifecycle::from_nothing_to_rows_and_back(place).boxed()),
     ("deletion", |place| lifecycle::deletion_leaves_only_the_data(place).boxed()),
     ("rollout", |place| configuration::a_changed_configuration_replaces_the_consumers(place).boxed()),
@@ -29,6 +30,7 @@ const SCENARIOS: [(&str, Scenario); 11] = [
     ("servers", |place| bad_input::servers_that_refuse_are_named(place).boxed()),
     ("foreigners", |place| strangers::foreign_objects_are_left_alone(place).boxed()),
     ("hands", |place| strangers::changes_by_hand_are_put_right(place).boxed()),
+    ("readme", |place| readme::a_stranger_gets_rows(place).boxed()),
     ("refusals", |place| bad_input::contradictions_are_refused(place).boxed()),
 ];
 
