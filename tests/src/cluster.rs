@@ -152,6 +152,18 @@ impl Cluster {
         import(entrance, archive).await
     }
 
+    /// Gives an image on the node a second name, both as `repository:tag`.
+    ///
+    /// # Errors
+    /// When the cluster is a user's own, or it has no such image.
+    pub async fn tag_image(&self, name: &str, second: &str) -> Result<()> {
+        let entrance = self.entrance.context("images can be named on our own cluster only")?;
+        let mut command = entrance.command(cache::part("containerd")?.join("ctr"));
+        command.args(["--namespace=k8s.io", "images", "tag", "--force"]);
+        command.args([name, second].map(|name| format!("docker.io/library/{name}")));
+        process::output(command).await.map(drop)
+    }
+
     /// Creates a namespace in which pods can be created at once.
     ///
     /// # Errors

@@ -141,6 +141,18 @@ impl Kafka {
         config.create().context("failed to create a producer")
     }
 
+    /// Gives a user of [`KafkaOptions::scram_users`] another password for SCRAM-SHA-512; connections that are open stay open.
+    ///
+    /// # Errors
+    /// When Kafka's own tool fails; the error holds what it printed.
+    pub async fn change_password(&self, user: &str, password: &str) -> Result<()> {
+        let mut tool = java(64)?;
+        tool.args(["kafka.admin.ConfigCommand", "--bootstrap-server"]).arg(self.bootstrap());
+        tool.args(["--alter", "--entity-type", "users", "--entity-name", user, "--add-config"]);
+        tool.arg(format!("SCRAM-SHA-512=[password={password}]"));
+        process::output(tool).await.map(drop)
+    }
+
     /// Stops every broker in good order (SIGTERM).
     ///
     /// # Errors

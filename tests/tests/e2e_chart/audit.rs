@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testbed::helm;
 
+use crate::leader;
 use crate::world::World;
 
 /// Group, resource (with subresource) and verb.
@@ -47,6 +48,37 @@ pub(crate) async fn the_operator_uses_every_right_it_has_and_asks_for_no_other(w
     let idle: Vec<_> = granted().await?.into_iter().filter(is_idle).collect();
     ensure!(idle.is_empty(), "granted, but never used: {idle:#?}");
     Ok(())
+}
+
+/// Of two controllers only the one that leads writes. Each change of the writer needs a change of the leader; one that was frozen
+/// in the middle of a request may still send it when it wakes, which makes one more change there and one back.
+pub(crate) async fn never_two_controllers_write(world: &World) -> Result<()> {
+    let log = std::fs::read_to_string(world.folder.path().join("audit.log")).context("no audit log")?;
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut writes: Vec<(String, String)> = events.filter_map(|event| write_of(&event)).collect();
+    writes.sort();
+    writes.dedup_by(|later, earlier| later.1 == earlier.1);
+    let writers: Vec<_> = writes.iter().map(|(_, writer)| writer.as_str()).collect();
+    let transitions = leader::transitions(world).await?;
+    eprintln!(
+        "{} controllers wrote one after the other, with {transitions} changes of the leader",
+        writers.len()
+    );
+    ensure!(writers.len() >= 2, "only one controller has ever written: {writers:?}");
+    ensure!(
+        writers.len() <= transitions + 3,
+        "{transitions} changes of the leader, but they wrote in the order {writers:?}"
+    );
+    Ok(())
+}
+
+/// When a pipeline's status or object was written, and by which controller; Events and the Lease itself do not count.
+fn write_of(event: &Value) -> Option<(String, String)> {
+    let resource = event["objectRef"]["resource"].as_str()?;
+    let writes = ["create", "patch", "update", "delete"].contains(&event["verb"].as_str()?);
+    let pod = event["user"]["extra"]["authentication.kubernetes.io/pod-name"][0].as_str()?;
+    let time = event["requestReceivedTimestamp"].as_str()?;
+    (writes && !["leases", "events"].contains(&resource)).then(|| (time.to_owned(), pod.to_owned()))
 }
 
 fn right_of(event: &Value) -> Option<Right> {

@@ -76,6 +76,12 @@ async fn holder(world: &World) -> Result<String> {
     Ok(lease(world).await?.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
 }
 
+/// How often the Lease has gone from one holder to another.
+pub(crate) async fn transitions(world: &World) -> Result<usize> {
+    let transitions = lease(world).await?.spec.and_then(|spec| spec.lease_transitions);
+    Ok(transitions.unwrap_or(0).try_into()?)
+}
+
 /// The controller that leads, once one of those that run now does.
 async fn leader(world: &World) -> Result<String> {
     wait::until("one of the controllers leads", SOON, || async {

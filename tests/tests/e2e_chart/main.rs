@@ -35,6 +35,7 @@ async fn play(world: &World) -> Result<()> {
     leader::a_leader_that_was_frozen_gives_way(world).await.context("frozen leader")?;
     lifecycle::every_kind_of_object_is_changed_and_removed(world).await.context("changes")?;
     audit::the_operator_uses_every_right_it_has_and_asks_for_no_other(world).await.context("rights")?;
+    audit::never_two_controllers_write(world).await.context("writers")?;
     lifecycle::a_rollback_goes_back(world).await.context("rollback")?;
     lifecycle::an_uninstall_leaves_pipelines_running(world).await.context("uninstall")?;
     lifecycle::with_named_namespaces_and_secrets_nothing_else_can_be_read(world)
