@@ -63,7 +63,7 @@ pub struct Partitioning {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 36500))]
     pub retain_days: Option<i32>,
-    /// How many partitions are made before the present one. Default: 3.
+    /// How many partitions are made ahead of the present one. Default: 3.
     #[serde(default = "default_ahead")]
     #[schemars(range(min = 1, max = 60))]
     pub ahead: i32,

@@ -52,6 +52,8 @@ pub mod reasons {
     pub const SCALED_TO_ZERO: &str = "ScaledToZero";
     /// The user stopped the pipeline.
     pub const SUSPENDED: &str = "Suspended";
+    /// The user stopped the pipeline, and consumers still stop.
+    pub const STOPPING: &str = "Stopping";
     /// The user has not stopped the pipeline.
     pub const NOT_SUSPENDED: &str = "NotSuspended";
     /// The specification contradicts itself or the cluster.

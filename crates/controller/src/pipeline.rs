@@ -89,9 +89,10 @@ pub(crate) fn error_policy(_: Arc<Pipeline>, _: &Error, _: Arc<Context>) -> Acti
 }
 
 async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) -> Result<(), Error> {
+    let fleet = observe::fleet(context, &memory.name.0, &memory.name.1);
     let mut report = Report {
-        fleet: observe::fleet(context, &memory.name.0, &memory.name.1),
-        verdicts: vec![verdict::suspended(pipeline.spec.suspend)],
+        verdicts: vec![verdict::suspended(pipeline.spec.suspend, &fleet)],
+        fleet,
         ..Report::default()
     };
     report.desired = report.fleet.spec;

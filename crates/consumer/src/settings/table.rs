@@ -89,7 +89,7 @@ pub const SETTINGS: &[Setting] = &[
     with_default(
         "DATABASE_PARTITIONS_AHEAD",
         "3",
-        "How many partitions are made before the present one, 1 to 60. Events further in the future wait in the default partition.",
+        "How many partitions are made ahead of the present one, 1 to 60. Events further in the future wait in the default partition.",
     ),
     with_default(
         "DATABASE_CONNECTIONS",

@@ -31,14 +31,23 @@ pub(crate) struct Fleet {
     pub(crate) exists: bool,
     /// Replicas that the Deployment asks for.
     pub(crate) spec: i32,
-    /// Pods that exist.
+    /// Pods that the Deployment counts: none that stops.
     pub(crate) existing: i32,
     /// Pods that are ready.
     pub(crate) ready: i32,
+    /// Pods that there are, those that stop among them.
+    pub(crate) pods: usize,
     /// Pods are being replaced.
     pub(crate) rollout: bool,
     /// Why a container of the pods ended or does not start, as far as it is known.
     pub(crate) trouble: Option<String>,
+}
+
+impl Fleet {
+    /// There is no consumer, and none is on its way.
+    pub(crate) fn gone(&self) -> bool {
+        self.spec == 0 && self.existing == 0 && self.pods == 0 && !self.rollout
+    }
 }
 
 /// What was seen for one decision.
@@ -77,11 +86,18 @@ fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
         exists: true,
         spec,
         existing,
+        pods: pods.iter().filter(|pod| !over(pod)).count(),
         ready: status.ready_replicas.unwrap_or(0),
         // Also while the last one of the old kind still stops beside all the new ones.
         rollout: behind || status.updated_replicas.unwrap_or(0) < existing,
         trouble: pods.iter().find_map(|pod| trouble(pod)),
     }
+}
+
+// What was evicted stays to be looked at, and does nothing any more.
+fn over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
 }
 
 /// Why a container of the pod ended or does not start: the last lines of its log, or the kubelet's words.

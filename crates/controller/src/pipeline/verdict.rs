@@ -48,15 +48,20 @@ pub(crate) fn failed(error: &Error) -> Vec<Verdict> {
     }
 }
 
-/// What is to be said of the user's wish to stop.
-pub(crate) fn suspended(suspend: bool) -> Verdict {
-    if suspend {
+/// What is to be said of the user's wish to stop: it has come true when the last consumer is gone, for one that still stops may
+/// still store what it has read.
+pub(crate) fn suspended(suspend: bool, fleet: &Fleet) -> Verdict {
+    if !suspend {
+        return Verdict::no(SUSPENDED, reasons::NOT_SUSPENDED, "The pipeline is not suspended.");
+    }
+    if fleet.gone() {
         let message =
             "The pipeline is stopped by `spec.suspend`; offsets and data stay. Set it to false to go on.";
-        Verdict::yes(SUSPENDED, reasons::SUSPENDED, message)
-    } else {
-        Verdict::no(SUSPENDED, reasons::NOT_SUSPENDED, "The pipeline is not suspended.")
+        return Verdict::yes(SUSPENDED, reasons::SUSPENDED, message);
     }
+    let message =
+        format!("The pipeline is being stopped by `spec.suspend`; pods that remain: {}.", fleet.pods);
+    Verdict::no(SUSPENDED, reasons::STOPPING, message)
 }
 
 /// What is to be said of a pipeline whose objects are as they should be.
@@ -224,6 +229,7 @@ mod tests {
             spec,
             ready,
             existing: spec,
+            pods: usize::try_from(spec).unwrap(),
             rollout: false,
             trouble: trouble.map(str::to_owned),
         }
@@ -289,6 +295,25 @@ mod tests {
         for (spec, fleet, reading, scale, migration, truth, reason) in table {
             let verdict = ready(&fixtures::valid(spec), &fleet, &reading, scale, &migration, "job");
             assert_eq!((verdict.truth, verdict.reason), (truth, reason), "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_is_suspended_when_its_last_consumer_is_gone() {
+        let none = Fleet { exists: true, ..Fleet::default() };
+        let table = [
+            (false, fleet(2, 2, None), Truth::False, "NotSuspended"),
+            (true, fleet(2, 2, None), Truth::False, "Stopping"),
+            // The Deployment counts no pod that stops.
+            (true, Fleet { pods: 1, ..none.clone() }, Truth::False, "Stopping"),
+            // The Deployment has not been looked at by its controller since it was told to have none.
+            (true, Fleet { rollout: true, ..none.clone() }, Truth::False, "Stopping"),
+            (true, none, Truth::True, "Suspended"),
+            (true, Fleet::default(), Truth::True, "Suspended"),
+        ];
+        for (suspend, fleet, truth, reason) in table {
+            let verdict = suspended(suspend, &fleet);
+            assert_eq!((verdict.truth, verdict.reason), (truth, reason), "{fleet:?}");
         }
     }
 
