@@ -75,7 +75,11 @@ pub(crate) async fn suspending_loses_nothing(place: &Place<'_>) -> Result<()> {
     place.condition("clicks", "Suspended", "True", "Suspended").await?;
     // Those that still stop count too: they could still store.
     let api = Api::<Pod>::namespaced(place.world.client.clone(), &place.namespace);
-    let pods = api.list(&ListParams::default().labels(CONSUMERS)).await?.items;
+    let mut pods = api.list(&ListParams::default().labels(CONSUMERS)).await?.items;
+    pods.retain(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        !phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
+    });
     ensure!(pods.is_empty(), "Suspended is True beside {} pods", pods.len());
     let more = place.produce(2, 2_000).await?;
     wait::until_true("the status shows what waits", LATER, || async {
