@@ -121,16 +121,17 @@ pub(crate) fn is_untouched(
     let Some(stores) = context.stores.get(&pipeline.namespace) else { return true };
     let namespace = pipeline.namespace.as_str();
     let job = || stores.jobs.get(&ObjectRef::new(job).within(namespace)).is_some();
-    let budget = analytics_api::labels::consumer_name(&pipeline.name);
+    let name = analytics_api::labels::consumer_name(&pipeline.name);
     // One that is not wanted may have been left, or be somebody else's: that is looked at each time.
-    let no_other_budget = || {
-        memory.applied.contains_key(&("PodDisruptionBudget".to_owned(), budget.clone()))
-            || stores.budgets.get(&ObjectRef::new(&budget).within(namespace)).is_none()
+    let no_other = |kind: &str| {
+        memory.applied.contains_key(&(kind.to_owned(), name.clone()))
+            || stores.version(kind, namespace, &name).is_none()
     };
     let mut applied = memory.applied.iter();
     applied.all(|((kind, name), applied)| stores.version(kind, namespace, name) == applied.version)
         && (pipeline.spec.suspend || job())
-        && no_other_budget()
+        && no_other("PodDisruptionBudget")
+        && no_other("NetworkPolicy")
 }
 
 impl Stores {
@@ -147,6 +148,7 @@ impl Stores {
             "ConfigMap" => of(&self.config_maps, namespace, name),
             "Service" => of(&self.services, namespace, name),
             "PodDisruptionBudget" => of(&self.budgets, namespace, name),
+            "NetworkPolicy" => of(&self.network_policies, namespace, name),
             "Deployment" => of(&self.deployments, namespace, name),
             _ => None,
         }
