@@ -1,8 +1,9 @@
 //! What one transaction will hold: rows, dead letters, and how far each partition moves. Pure: no I/O.
 //!
-//! Payloads are copied once, into one arena; a row is a handful of ranges into it. So a batch costs two allocations
-//! however many events it has, its memory is bounded by its limits, and the raw record of a row that PostgreSQL
-//! refuses is still at hand for its dead letter.
+//! Payloads are copied once, into one arena of text (they were found to be UTF-8 when they were parsed, and nobody
+//! needs to look again), keys and headers into one of bytes; a row is a handful of ranges into them. So a batch costs
+//! three allocations however many events it has, its memory is bounded by its limits, and the raw record of a row that
+//! PostgreSQL refuses is still at hand for its dead letter.
 
 mod headers;
 
@@ -34,11 +35,17 @@ pub struct Record<'a> {
     pub headers: &'a [u8],
 }
 
-/// A range of the arena.
+/// A range of one of the arenas.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     start: u32,
     len: u32,
+}
+
+impl Span {
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.start as usize + self.len as usize
+    }
 }
 
 /// An event on its way into the table.
@@ -84,7 +91,8 @@ pub struct Progress {
 /// The content of one transaction.
 #[derive(Debug, Default)]
 pub struct Batch {
-    arena: Vec<u8>,
+    texts: String,
+    bytes: Vec<u8>,
     rows: Vec<Row>,
     dead_letters: Vec<DeadLetter>,
     progress: Vec<Progress>,
@@ -104,7 +112,7 @@ impl Batch {
     #[must_use]
     pub fn is_full(&self, limits: &BatchLimits) -> bool {
         self.rows.len() + self.dead_letters.len() >= limits.max_events
-            || self.arena.len() + self.dead_letter_bytes >= limits.max_bytes
+            || self.bytes() >= limits.max_bytes
             // Skipped records hold no memory, but their number must not delay the offsets for ever.
             || self.progress.iter().map(|progress| progress.records).sum::<u64>() >= 16 * limits.max_events as u64
     }
@@ -149,12 +157,16 @@ impl Batch {
     /// Bytes of record data held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.arena.len() + self.dead_letter_bytes
+        self.texts.len() + self.bytes.len() + self.dead_letter_bytes
+    }
+
+    /// Notes when the first record was read.
+    pub fn begin(&mut self, now: Instant) {
+        self.first_read.get_or_insert(now);
     }
 
     /// Notes that the record at `offset` is dealt with; `from` is where the partition stood when the batch began it.
-    pub fn advance(&mut self, partition: i32, generation: u64, from: i64, offset: i64, now: Instant) {
-        self.first_read.get_or_insert(now);
+    pub fn advance(&mut self, partition: i32, generation: u64, from: i64, offset: i64) {
         self.progress_of(partition, generation, from, offset + 1).records += 1;
     }
 
@@ -176,8 +188,7 @@ impl Batch {
 
     /// Adds an event.
     pub fn push_event(&mut self, record: &Record<'_>, event: &Event<'_>, key: [u8; 16]) {
-        let payload_bytes = record.payload.unwrap_or_default();
-        let payload = self.append(payload_bytes);
+        let payload = self.append_text(event.payload);
         let row = Row {
             key,
             user_id: *event.user_id.as_bytes(),
@@ -186,9 +197,9 @@ impl Batch {
             offset: record.offset,
             record_timestamp_millis: record.timestamp_millis.unwrap_or(-1),
             payload,
-            event_type: self.locate(payload, payload_bytes, event.event_type.as_bytes()),
-            service: self.locate(payload, payload_bytes, event.service.as_bytes()),
-            data: self.locate(payload, payload_bytes, event.data.as_bytes()),
+            event_type: self.locate(payload, event.payload, &event.event_type),
+            service: self.locate(payload, event.payload, &event.service),
+            data: self.locate(payload, event.payload, event.data),
             record_key: record.key.map(|key| self.append(key)),
             headers: self.append(record.headers),
         };
@@ -223,7 +234,7 @@ impl Batch {
     /// One order for everybody: two transactions that insert the same keys then wait for each other at most once and
     /// never in a circle, and the unique index is written from left to right.
     pub fn sort_and_deduplicate(&mut self) {
-        self.rows.sort_by_key(|row| row.key);
+        self.rows.sort_by_key(|row| u128::from_be_bytes(row.key));
         let duplicates = &mut self.duplicates;
         self.rows.dedup_by(|later, earlier| {
             let same = later.key == earlier.key;
@@ -253,7 +264,7 @@ impl Batch {
             reason: Reason::RefusedByDatabase,
             detail,
             key: row.record_key.map(|key| self.bytes_of(key).to_vec()),
-            payload: Some(self.bytes_of(row.payload).to_vec()),
+            payload: Some(self.text(row.payload).as_bytes().to_vec()),
             headers: self.bytes_of(row.headers).to_vec(),
             timestamp_millis: (row.record_timestamp_millis >= 0).then_some(row.record_timestamp_millis),
             delivered: false,
@@ -283,8 +294,10 @@ impl Batch {
 
     /// Empties the batch and keeps its memory for the next one, unless one huge record inflated it.
     pub fn clear(&mut self, limits: &BatchLimits) {
-        self.arena.clear();
-        self.arena.shrink_to(limits.max_bytes);
+        self.texts.clear();
+        self.texts.shrink_to(limits.max_bytes);
+        self.bytes.clear();
+        self.bytes.shrink_to(limits.max_bytes);
         self.rows.clear();
         self.dead_letters.clear();
         self.progress.clear();
@@ -318,28 +331,34 @@ impl Batch {
     }
 
     fn text(&self, span: Span) -> &str {
-        // The span was made from a `&str`; an empty text instead of a panic if that were ever untrue.
-        std::str::from_utf8(self.bytes_of(span)).unwrap_or_default()
+        // The span was made from a text; an empty one instead of a panic if that were ever untrue.
+        self.texts.get(span.range()).unwrap_or_default()
     }
 
     fn bytes_of(&self, span: Span) -> &[u8] {
-        &self.arena[span.start as usize..(span.start + span.len) as usize]
+        &self.bytes[span.range()]
     }
 
     /// A batch holds at most a few hundred MiB (see the limits of the settings), so that `u32` ranges are enough.
     fn append(&mut self, bytes: &[u8]) -> Span {
-        let start = self.arena.len() as u32;
-        self.arena.extend_from_slice(bytes);
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
         Span { start, len: bytes.len() as u32 }
     }
 
+    fn append_text(&mut self, text: &str) -> Span {
+        let start = self.texts.len() as u32;
+        self.texts.push_str(text);
+        Span { start, len: text.len() as u32 }
+    }
+
     /// The range of `part`: inside the copied payload when it borrows from it, else appended (it had JSON escapes).
-    fn locate(&mut self, payload: Span, payload_bytes: &[u8], part: &[u8]) -> Span {
-        let distance = (part.as_ptr() as usize).wrapping_sub(payload_bytes.as_ptr() as usize);
-        if distance <= payload_bytes.len() && part.len() <= payload_bytes.len() - distance {
-            return Span { start: payload.start + distance as u32, len: part.len() as u32 };
+    fn locate(&mut self, copied: Span, payload: &str, part: &str) -> Span {
+        let distance = (part.as_ptr() as usize).wrapping_sub(payload.as_ptr() as usize);
+        if distance <= payload.len() && part.len() <= payload.len() - distance {
+            return Span { start: copied.start + distance as u32, len: part.len() as u32 };
         }
-        self.append(part)
+        self.append_text(part)
     }
 }
 
@@ -371,7 +390,7 @@ mod tests {
     fn push(batch: &mut Batch, partition: i32, offset: i64, key: u8, event_type: &str) {
         let payload = payload(event_type);
         let event = event::parse(&payload, 4096).expect("good");
-        batch.advance(partition, 1, 10, offset, Instant::now());
+        batch.advance(partition, 1, 10, offset);
         batch.push_event(&record(partition, offset, &payload), &event, [key; 16]);
     }
 
@@ -405,10 +424,9 @@ mod tests {
     #[test]
     fn offsets_follow_the_records_and_gaps_are_no_matter() {
         let mut batch = Batch::default();
-        let now = Instant::now();
-        batch.advance(0, 1, 10, 10, now);
-        batch.advance(0, 1, 10, 17, now);
-        batch.advance(3, 2, 0, 5, now);
+        batch.advance(0, 1, 10, 10);
+        batch.advance(0, 1, 10, 17);
+        batch.advance(3, 2, 0, 5);
         let expected = [
             Progress { partition: 0, generation: 1, from: 10, to: 18, records: 2, log_end: 0 },
             Progress { partition: 3, generation: 2, from: 0, to: 6, records: 1, log_end: 0 },
@@ -421,7 +439,7 @@ mod tests {
         let mut batch = Batch::default();
         push(&mut batch, 0, 10, 1, "a");
         push(&mut batch, 1, 10, 2, "b");
-        batch.advance(0, 1, 10, 11, Instant::now());
+        batch.advance(0, 1, 10, 11);
         batch.push_dead_letter(&record(0, 11, b"x"), Reason::InvalidJson, "no".into());
         batch.retain_partitions(|progress| progress.partition != 0);
         assert_eq!((batch.rows().len(), batch.dead_letters().len(), batch.progress().len()), (1, 0, 1));

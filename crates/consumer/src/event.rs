@@ -32,6 +32,8 @@ pub const KNOWN_EVENT_TYPES: [&str; 7] = [
 /// A well-formed event, borrowing from the record's payload wherever no JSON escape forbids it.
 #[derive(Debug)]
 pub struct Event<'a> {
+    /// The whole payload.
+    pub payload: &'a str,
     /// What happened.
     pub event_type: Cow<'a, str>,
     /// To whom.
@@ -90,6 +92,7 @@ pub fn parse(payload: &[u8], max_bytes: usize) -> Result<Event<'_>, Rejection> {
     }
     json_text::check(data)?;
     Ok(Event {
+        payload: text,
         event_type: wire.event_type,
         user_id,
         service: wire.service,

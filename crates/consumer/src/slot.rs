@@ -79,14 +79,17 @@ impl Slot {
 
     /// Adds one record through `add` and says whether the batch is full now. A record of a partition that is not
     /// begun, or that was handed over before, is passed over.
-    pub fn push(&self, partition: i32, offset: i64, now: Instant, add: impl FnOnce(&mut Batch)) -> bool {
+    pub fn push(&self, partition: i32, offset: i64, add: impl FnOnce(&mut Batch)) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(cursor) = state.cursors.get_mut(&partition).filter(|cursor| offset >= cursor.next) else {
             return false;
         };
         let was_empty = state.batch.is_empty();
-        state.batch.advance(partition, cursor.generation, cursor.next, offset, now);
+        if state.batch.first_read().is_none() {
+            state.batch.begin(Instant::now());
+        }
+        state.batch.advance(partition, cursor.generation, cursor.next, offset);
         cursor.next = offset + 1;
         add(&mut state.batch);
         let full = state.batch.is_full(&self.limits);
@@ -158,7 +161,7 @@ mod tests {
     const LIMITS: BatchLimits = BatchLimits { max_events: 10, max_bytes: 4096 };
 
     fn push(slot: &Slot, partition: i32, offset: i64) -> bool {
-        slot.push(partition, offset, Instant::now(), |_| {})
+        slot.push(partition, offset, |_| {})
     }
 
     #[test]
@@ -216,7 +219,7 @@ mod tests {
     fn ending_a_partition_makes_room() {
         let slot = Slot::new(BatchLimits { max_events: 1, max_bytes: 4096 });
         slot.begin(0, 1, 0);
-        let full = slot.push(0, 0, Instant::now(), |batch| {
+        let full = slot.push(0, 0, |batch| {
             let record = crate::batch::Record {
                 partition: 0,
                 offset: 0,

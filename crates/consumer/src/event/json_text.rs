@@ -3,7 +3,7 @@
 //! jsonb cannot hold U+0000 (it stores text as C strings) nor an unpaired surrogate (it stores UTF-8); its parser
 //! recurses, so nesting is bounded by `max_stack_depth`. See PostgreSQL's documentation, "JSON Types".
 
-use memchr::{memchr_iter, memchr2_iter, memmem};
+use memchr::{memchr, memchr_iter, memchr2_iter};
 use serde_json::value::RawValue;
 
 use crate::dead_letter::{Reason, Rejection};
@@ -14,15 +14,15 @@ const MAX_DEPTH: usize = 1000;
 /// Checks the raw text of a syntactically valid JSON value.
 pub(super) fn check(json: &str) -> Result<(), Rejection> {
     let bytes = json.as_bytes();
-    if memmem::find(bytes, br"\u").is_some() {
+    if memchr(b'\\', bytes).is_some() {
         check_escapes(bytes)?;
     }
     if may_hold_huge_number(bytes) {
         check_exponents(bytes)?;
     }
-    // Counting the brackets bounds the depth from above, cheaply; only a suspicious value is walked.
-    let brackets = memchr_iter(b'{', bytes).count() + memchr_iter(b'[', bytes).count();
-    if brackets > MAX_DEPTH && depth(bytes) > MAX_DEPTH {
+    // The length, then the number of brackets bound the depth from above, cheaply; only a suspicious value is walked.
+    let brackets = || memchr_iter(b'{', bytes).count() + memchr_iter(b'[', bytes).count();
+    if bytes.len() > MAX_DEPTH && brackets() > MAX_DEPTH && depth(bytes) > MAX_DEPTH {
         return Err(Rejection::new(
             Reason::NestingTooDeep,
             format!("`data` is nested deeper than {MAX_DEPTH} levels"),

@@ -15,29 +15,42 @@ const OTHER: &str = "other";
 /// The label of an event type: the type itself when the product knows it.
 #[must_use]
 pub fn event_type_label(event_type: &str) -> &'static str {
-    KNOWN_EVENT_TYPES.into_iter().find(|known| *known == event_type).unwrap_or(OTHER)
+    label_at(position(event_type))
 }
 
-/// Counts records by type and service without looking labels up for each record. One per writer; the services of all
-/// writers are bounded by the writers' number times the cap.
+/// Where an event type has its place among the labels; all that the product does not know share the last one.
+fn position(event_type: &str) -> usize {
+    KNOWN_EVENT_TYPES.iter().position(|known| *known == event_type).unwrap_or(KNOWN_EVENT_TYPES.len())
+}
+
+fn label_at(position: usize) -> &'static str {
+    KNOWN_EVENT_TYPES.get(position).copied().unwrap_or(OTHER)
+}
+
+/// One counter for each label of an event type, made when it is needed first.
+type Counters = [Option<IntCounter>; KNOWN_EVENT_TYPES.len() + 1];
+
+/// Counts records by type and service, for each record without looking labels up and without allocating. One per
+/// writer; the services of all writers are bounded by the writers' number times the cap.
 #[derive(Default)]
 pub struct Labels {
-    services: HashMap<String, HashMap<&'static str, IntCounter>>,
+    services: HashMap<String, Counters>,
+    others: Counters,
 }
 
 impl Labels {
     /// The counter of `events_processed_total` for this record.
     pub fn processed(&mut self, metrics: &Metrics, event_type: &str, service: &str) -> &IntCounter {
-        let known = self.services.contains_key(service) || self.services.len() < MOST_SERVICES;
-        let service = if known { service } else { OTHER };
-        if !self.services.contains_key(service) {
-            self.services.insert(service.to_owned(), HashMap::new());
+        if !self.services.contains_key(service) && self.services.len() < MOST_SERVICES {
+            self.services.insert(service.to_owned(), Counters::default());
         }
-        let event_type = event_type_label(event_type);
-        let counters = self.services.entry(service.to_owned()).or_default();
-        counters
-            .entry(event_type)
-            .or_insert_with(|| metrics.processed.with_label_values(&[event_type, service]))
+        let (service, counters) = match self.services.get_mut(service) {
+            Some(counters) => (service, counters),
+            None => (OTHER, &mut self.others),
+        };
+        let position = position(event_type);
+        counters[position]
+            .get_or_insert_with(|| metrics.processed.with_label_values(&[label_at(position), service]))
     }
 }
 

@@ -34,6 +34,8 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often Kafka is told the offsets.
 const HINT_INTERVAL: Duration = Duration::from_millis(250);
+/// While records come without a pause, the clock is read once for so many of them.
+const RECORDS_BETWEEN_LOOKS: u32 = 64;
 
 /// What others ask of the reading thread.
 #[derive(Debug)]
@@ -127,10 +129,12 @@ impl Reader {
             .map_err(|error| ReadError::Subscribe(Arc::clone(&self.topic), error))?;
         let consumer = Arc::clone(&self.consumer);
         let mut headers = Vec::new();
-        let mut hinted = Instant::now();
+        let (mut hinted, mut unlooked) = (Instant::now(), 0_u32);
         while !self.shutdown.is_cancelled() {
+            unlooked += 1;
             // Waiting for records is the only idle time; a record that is already here costs no clock reading.
             let polled = consumer.poll(Duration::ZERO).or_else(|| {
+                unlooked = RECORDS_BETWEEN_LOOKS;
                 let waiting = Instant::now();
                 let polled = consumer.poll(POLL);
                 self.busy.waited(waiting.elapsed());
@@ -142,6 +146,10 @@ impl Reader {
                 None => {}
             }
             self.serve();
+            if unlooked < RECORDS_BETWEEN_LOOKS {
+                continue;
+            }
+            unlooked = 0;
             if hinted.elapsed() >= HINT_INTERVAL {
                 self.commit_hints(CommitMode::Async);
                 self.busy.tick(&self.metrics.busy);
@@ -292,10 +300,9 @@ impl Reader {
     /// Parses the record and puts it into its slot; says whether the slot is full.
     fn parse(&self, record: &Record<'_>, message: &BorrowedMessage<'_>) -> bool {
         let slot = self.slot(record.partition);
-        let now = Instant::now();
         let (partition, offset) = (record.partition, record.offset);
         let Some(payload) = record.payload.filter(|payload| !payload.is_empty()) else {
-            return slot.push(partition, offset, now, |batch| {
+            return slot.push(partition, offset, |batch| {
                 if self.policy.tombstones == Tombstones::DeadLetter {
                     batch.push_dead_letter(record, Reason::Tombstone, "the record has no value".to_owned());
                 }
@@ -305,9 +312,9 @@ impl Reader {
             Ok(event) => {
                 let source = key_source(&self.policy.deduplication, payload, |name| header(message, name));
                 let key = event_key(&source, event.timestamp, (&self.topic, partition, offset));
-                slot.push(partition, offset, now, |batch| batch.push_event(record, &event, key))
+                slot.push(partition, offset, |batch| batch.push_event(record, &event, key))
             }
-            Err(rejection) => slot.push(partition, offset, now, |batch| {
+            Err(rejection) => slot.push(partition, offset, |batch| {
                 batch.push_dead_letter(record, rejection.reason, rejection.detail);
             }),
         }
