@@ -102,6 +102,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with room for all that the limits allow. Memory is resident only once it is written to, so room that
+    /// is not used costs nothing, while buffers that grow leave holes of half their size behind.
+    #[must_use]
+    pub fn with_room_for(limits: &BatchLimits) -> Self {
+        Self {
+            texts: String::with_capacity(limits.max_bytes),
+            rows: Vec::with_capacity(limits.max_events),
+            ..Self::default()
+        }
+    }
+
     /// Whether nothing has been read into it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -229,12 +240,13 @@ impl Batch {
         self.dead_letters.push(letter);
     }
 
-    /// Sorts the rows by key and removes those whose key stands twice; the record that was read first stays.
+    /// Sorts the rows by key and removes those whose key stands twice; the first record of the lowest partition stays.
     ///
     /// One order for everybody: two transactions that insert the same keys then wait for each other at most once and
     /// never in a circle, and the unique index is written from left to right.
     pub fn sort_and_deduplicate(&mut self) {
-        self.rows.sort_by_key(|row| u128::from_be_bytes(row.key));
+        // In place: a stable sort would need as much memory again.
+        self.rows.sort_unstable_by_key(|row| (u128::from_be_bytes(row.key), row.partition, row.offset));
         let duplicates = &mut self.duplicates;
         self.rows.dedup_by(|later, earlier| {
             let same = later.key == earlier.key;

@@ -21,7 +21,6 @@ struct Cursor {
     next: i64,
 }
 
-#[derive(Default)]
 struct State {
     batch: Batch,
     cursors: HashMap<i32, Cursor>,
@@ -39,7 +38,8 @@ impl Slot {
     /// An empty slot.
     #[must_use]
     pub fn new(limits: BatchLimits) -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), taken: Condvar::new(), limits }
+        let state = State { batch: Batch::with_room_for(&limits), cursors: HashMap::new() };
+        Self { state: Mutex::new(state), filled: Notify::new(), taken: Condvar::new(), limits }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -88,7 +88,7 @@ impl Writer {
             duplicate_share: 0.0,
             letters_refused: false,
         };
-        let mut batch = Batch::default();
+        let mut batch = Batch::with_room_for(&self.limits);
         loop {
             if self.slots[self.index].take(&mut batch) {
                 let span = trace::batch_span(&batch, &self.owner);

@@ -21,6 +21,9 @@ use crate::rollup;
 /// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
 const COPY_CHUNK: usize = 128 * 1024;
 
+/// Rows of one insert. Its columns are held as arrays and once more as the message to the server.
+const INSERT_ROWS: usize = 2_500;
+
 /// A batch that could not be written as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -112,7 +115,7 @@ async fn attempt(
         copy(&mut transaction, statements, batch).await?;
         batch.rows().iter().collect()
     } else {
-        let keys = insert(&mut transaction, statements, batch, 0..batch.rows().len()).await?;
+        let keys = insert_all(&mut transaction, statements, batch).await?;
         batch.rows().iter().filter(|row| keys.contains(&row.key)).collect()
     };
     let counts = rollup::count(batch, &stored);
@@ -191,6 +194,20 @@ async fn copy(
     copy.send(buffer.as_slice()).await?;
     copy.finish().await?;
     Ok(())
+}
+
+/// Inserts all rows that are not there yet, a piece after the other, and returns their keys.
+async fn insert_all(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &Batch,
+) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
+    let mut keys = HashSet::new();
+    for start in (0..batch.rows().len()).step_by(INSERT_ROWS) {
+        let end = batch.rows().len().min(start + INSERT_ROWS);
+        keys.extend(insert(connection, statements, batch, start..end).await?);
+    }
+    Ok(keys)
 }
 
 /// Inserts rows that are not there yet and returns their keys.

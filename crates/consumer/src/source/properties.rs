@@ -10,7 +10,7 @@ use crate::settings::{GroupProtocol, Kafka};
 const DEFAULTS: &[(&str, &str)] = &[
     ("fetch.max.bytes", "4194304"),
     ("fetch.message.max.bytes", "524288"),
-    ("queued.max.messages.kbytes", "8192"),
+    ("queued.max.messages.kbytes", "4096"),
     ("queued.min.messages", "20000"),
     // The default of one second leaves holes in the stream whenever the small queue was full.
     ("fetch.queue.backoff.ms", "10"),
