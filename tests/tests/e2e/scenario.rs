@@ -28,8 +28,11 @@ pub(crate) async fn play(world: &World, name: &str, scenario: Scenario) -> Resul
     let started = std::time::Instant::now();
     let place = Place::make(world, name).await?;
     let outcome = scenario(&place).await;
-    let verdict = if outcome.is_ok() { "ok    " } else { "FAILED" };
-    eprintln!("{verdict} {name} ({:.0} s)", started.elapsed().as_secs_f32());
+    let seconds = started.elapsed().as_secs();
+    match &outcome {
+        Ok(()) => eprintln!("ok     {name} ({seconds} s)"),
+        Err(error) => eprintln!("FAILED {name} ({seconds} s): {error:#}"),
+    }
     if let Err(error) = outcome {
         eprintln!("{}", world.bed.cluster.diagnose(&place.namespace).await);
         return Err(error.context(format!("scenario {name}")));

@@ -17,17 +17,19 @@ use crate::world::{LATER, Place};
 pub(crate) const PARTITIONS: i32 = 8;
 /// Most events in one transaction: a fifth of a second.
 const BATCH: u32 = 20;
-/// Events per second that one consumer stores.
+/// Events per second that one consumer stores, on all its connections together.
 pub(crate) const CAPACITY: f64 = 100.0;
 
-/// Makes every row pause, so that consumers have a capacity of [`CAPACITY`] and use next to no processor. The tables are there
-/// only after the pipeline's migration.
+/// Makes every row pause, so that consumers have a capacity of [`CAPACITY`] and use next to no processor. Connections of one
+/// consumer, which come from one address, pause one after another: else its capacity would depend on how many of them its
+/// partitions keep busy. The tables are there only after the pipeline's migration.
 pub(crate) async fn slow_down(place: &Place<'_>) -> Result<()> {
     let pause = 1.0 / CAPACITY;
     let statements = [
         format!(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS \
-             $$BEGIN PERFORM pg_sleep({pause}); RETURN NEW; END$$"
+             $$BEGIN PERFORM pg_advisory_xact_lock(hashtext(host(inet_client_addr()))), pg_sleep({pause}); \
+             RETURN NEW; END$$"
         ),
         "CREATE TRIGGER pause BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION pause()".to_owned(),
     ];
