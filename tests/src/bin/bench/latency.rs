@@ -10,11 +10,13 @@ use testbed::{Consumer, ConsumerOptions, wait};
 use crate::arguments::Arguments;
 use crate::bed::{self, Bed};
 use crate::load::{self, Filling};
+use crate::reader::Reader;
 use crate::table::grouped;
 use crate::usage;
 
 /// The first seconds open connections and find the group; they are not what a steady state is.
 const WARM_UP: Duration = Duration::from_secs(3);
+const PERCENTILES: [f64; 3] = [0.5, 0.99, 0.999];
 
 /// What was measured.
 pub(crate) struct Latency {
@@ -44,6 +46,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     let mut session = bed::connect(&database.url).await?;
     let flushed = flushes(&mut session).await?;
     let before = usage::of_process(consumer.id())?;
+    let reader = Reader::start(bed.kafka.client_config(), topic, arguments.partitions)?;
     let config = bed.kafka.client_config();
     let duration = WARM_UP + Duration::from_secs(arguments.latency_seconds);
     let rate = arguments.latency_rate as f64;
@@ -57,12 +60,17 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     .await
     .with_context(|| consumer.log())?;
     let after = usage::of_process(consumer.id())?;
+    let [p50, p99, p999] = reader.end(PERCENTILES, WARM_UP)?;
     drop(consumer);
     let mut latency = report(&mut session, rate, flushed).await?;
     let busy = (after.0 - before.0) / duration.as_secs_f64() * 100.0;
     drop(session);
     bed.drop(database).await?;
-    latency.text += &format!("; the consumer used {busy:.1} % of a core, peak {} MiB", after.1 >> 20);
+    latency.text += &format!(
+        "; the consumer used {busy:.1} % of a core, peak {} MiB\nof this, produce to a reader that does nothing else, in \
+         the same seconds: p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms",
+        after.1 >> 20
+    );
     Ok(latency)
 }
 
@@ -71,11 +79,12 @@ async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Re
     let (percentiles, most, events, commits): Row = sqlx::query_as(
         "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
            extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events) \
-         SELECT percentile_cont(ARRAY[0.5, 0.99, 0.999]) WITHIN GROUP (ORDER BY (committed - sent)::float8 / 1000), \
+         SELECT percentile_cont($2) WITHIN GROUP (ORDER BY (committed - sent)::float8 / 1000), \
            (max(committed - sent) / 1000)::float8, count(*), count(DISTINCT committed) \
          FROM timed WHERE sent >= (SELECT min(sent) FROM timed) + $1",
     )
     .bind(i64::try_from(WARM_UP.as_micros())?)
+    .bind(PERCENTILES)
     .fetch_one(&mut *session)
     .await?;
     let after = flushes(session).await?;

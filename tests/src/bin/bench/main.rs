@@ -11,6 +11,7 @@ mod growth;
 mod latency;
 mod load;
 mod peer;
+mod reader;
 mod table;
 mod throughput;
 mod usage;
