@@ -20,7 +20,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("socket.keepalive.enable", "true"),
     // A killed consumer's partitions flow again after this time; brokers allow no less than 6 s by default.
     ("session.timeout.ms", "6000"),
-    ("heartbeat.interval.ms", "1500"),
+    // Members learn of a rebalance with their next heartbeat: this is most of what a hand-over takes when one joins or stops.
+    ("heartbeat.interval.ms", "500"),
     ("topic.metadata.refresh.interval.ms", "15000"),
     ("statistics.interval.ms", "2000"),
     ("client.id", "analytics-consumer"),

@@ -49,6 +49,8 @@ pub(crate) enum Part {
     Peers,
     /// Produce to committed row at a steady rate.
     Latency,
+    /// A consumer joins, stops, is killed, under a steady load.
+    Handover,
     /// With many rows in the table already.
     Growth,
 }

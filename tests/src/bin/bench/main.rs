@@ -8,6 +8,7 @@ mod bed;
 mod floor;
 mod goals;
 mod growth;
+mod handover;
 mod latency;
 mod load;
 mod peer;
@@ -59,6 +60,7 @@ struct Bench {
     began: Instant,
     runs: Vec<Figures>,
     latency: Option<latency::Latency>,
+    handover: Option<handover::Handover>,
     machine: String,
 }
 
@@ -70,8 +72,15 @@ impl Bench {
             peer::build().await?;
         }
         let bed = Bed::start().await?;
-        let (runs, latency) = (Vec::new(), None);
-        let mut bench = Self { arguments, bed, began: Instant::now(), runs, latency, machine: quiet };
+        let mut bench = Self {
+            arguments,
+            bed,
+            began: Instant::now(),
+            runs: Vec::new(),
+            latency: None,
+            handover: None,
+            machine: quiet,
+        };
         let result = bench.measure().await;
         // What was measured before a failure is still worth reading.
         bench.report();
@@ -88,6 +97,10 @@ impl Bench {
             print(&latency.text);
             goals.push(goals::Goal::at_most("ms from produce to commit, p99", 10.0, latency.p99));
         }
+        if let Some(handover) = &self.handover {
+            print(&handover.text());
+            goals.extend(handover.goals());
+        }
         goals.iter().for_each(|goal| print(&goal.to_string()));
     }
 
@@ -95,6 +108,15 @@ impl Bench {
         let plain =
             self.fill("plain", self.arguments.events, self.options(self.arguments.partitions)).await?;
         self.floor_and_consumer(&plain).await?;
+        // Before the long runs: after them, some commits were seen to wait for a tenth of a second.
+        if self.arguments.wants(Part::Latency) {
+            self.say("latency");
+            self.latency = Some(latency::measure(&mut self.bed, &self.arguments).await?);
+        }
+        if self.arguments.wants(Part::Handover) {
+            self.say("hand-over");
+            self.handover = Some(handover::measure(&mut self.bed, &self.arguments).await?);
+        }
         if self.arguments.wants(Part::Variants) {
             self.variants(&plain).await?;
         }
@@ -103,10 +125,6 @@ impl Bench {
         }
         if self.arguments.wants(Part::Peers) {
             self.peers(&plain).await?;
-        }
-        if self.arguments.wants(Part::Latency) {
-            self.say("latency");
-            self.latency = Some(latency::measure(&mut self.bed, &self.arguments).await?);
         }
         if self.arguments.wants(Part::Growth) {
             self.growth(&plain).await?;
