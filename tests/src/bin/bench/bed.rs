@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection};
 use testbed::generator::Options;
-use testbed::{ConsumerOptions, Kafka, KafkaOptions, Postgres, PostgresOptions, process};
+use testbed::{ConsumerOptions, Kafka, KafkaOptions, Postgres, PostgresOptions, process, wait};
 
 use crate::load::{self, Filled, Filling};
 
@@ -108,6 +109,20 @@ pub(crate) async fn connect(url: &str) -> Result<PgConnection> {
 /// One number.
 pub(crate) async fn number(session: &mut PgConnection, sql: &str) -> Result<i64> {
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(session).await?)
+}
+
+/// The beginning of a query about events of [`load::steady`]: when each was sent and committed, in microseconds since 1970.
+pub(crate) const TIMED: &str = "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
+    extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events)";
+
+/// Waits until the table holds so many events.
+pub(crate) async fn stored(database: &Database, events: u64, limit: Duration) -> Result<()> {
+    wait::until_true("every event is stored", limit, || async {
+        let mut session = connect(&database.url).await?;
+        let rows = number(&mut session, "SELECT count(*) FROM events").await?;
+        Ok(rows.unsigned_abs() == events)
+    })
+    .await
 }
 
 /// When the rows with an id above `after` were committed, and the last offsets with them.

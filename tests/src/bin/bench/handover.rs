@@ -5,13 +5,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::Utc;
 use rustix::process::Signal;
-use sqlx::PgConnection;
-use testbed::generator::Options;
-use testbed::{Consumer, ConsumerOptions, wait};
+use sqlx::{AssertSqlSafe, PgConnection};
+use testbed::{Consumer, ConsumerOptions};
 use tokio::time::sleep;
 
 use crate::arguments::Arguments;
-use crate::bed::{self, Bed};
+use crate::bed::{self, Bed, TIMED};
 use crate::goals::Goal;
 use crate::load::{self, Filling};
 
@@ -61,14 +60,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Hand
     first.ready().await?;
     owners(&mut session, &["first"]).await?;
 
-    let generator = Options {
-        partitions: arguments.partitions,
-        spread: Duration::ZERO,
-        duplicates: 0.0,
-        malformed: 0.0,
-        ..Options::default()
-    };
-    let filling = Filling { topic: topic.to_owned(), events: 0, options: generator };
+    let filling = Filling::of_good_events(topic, arguments.partitions);
     let config = bed.kafka.client_config();
     let load = tokio::task::spawn_blocking(move || load::steady(config, &filling, RATE, DURATION));
 
@@ -86,13 +78,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Hand
     changes.push(Utc::now().timestamp_micros());
     second.kill();
     let filled = load.await??;
-    wait::until_true("every event is stored", PATIENCE, || async {
-        let mut session = bed::connect(&database.url).await?;
-        let rows = bed::number(&mut session, "SELECT count(*) FROM events").await?;
-        Ok(rows.unsigned_abs() == filled.counts.distinct)
-    })
-    .await
-    .with_context(|| third.log())?;
+    bed::stored(&database, filled.counts.distinct, PATIENCE).await.with_context(|| third.log())?;
     third.ready().await?;
 
     let mut waits = [0.0; 3];
@@ -124,11 +110,9 @@ async fn owners(session: &mut PgConnection, expected: &[&str]) -> Result<()> {
 /// The longest wait of an event that was sent shortly before `from` (microseconds since 1970) or in the pause after it.
 async fn longest(session: &mut PgConnection, from: i64) -> Result<f64> {
     let (before, after) = (1_000_000, i64::try_from(PAUSE.as_micros())?);
-    let seconds: Option<f64> = sqlx::query_scalar(
-        "WITH timed AS (SELECT (data->>'sent')::bigint AS sent, \
-           extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events) \
-         SELECT (max(committed - sent) / 1000000)::float8 FROM timed WHERE sent BETWEEN $1 AND $2",
-    )
+    let seconds: Option<f64> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "{TIMED} SELECT (max(committed - sent) / 1000000)::float8 FROM timed WHERE sent BETWEEN $1 AND $2",
+    )))
     .bind(from - before)
     .bind(from + after)
     .fetch_one(session)

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use sqlx::PgConnection;
-use testbed::generator::Options;
-use testbed::{Consumer, ConsumerOptions, wait};
+use sqlx::{AssertSqlSafe, PgConnection};
+use testbed::{Consumer, ConsumerOptions};
 
 use crate::arguments::Arguments;
-use crate::bed::{self, Bed};
+use crate::bed::{self, Bed, TIMED};
 use crate::load::{self, Filling};
 use crate::reader::Reader;
 use crate::table::grouped;
@@ -36,14 +35,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     bed.settle().await?;
     let mut consumer = Consumer::start("bench", &options)?;
     consumer.ready().await?;
-    let options = Options {
-        partitions: arguments.partitions,
-        spread: Duration::ZERO,
-        duplicates: 0.0,
-        malformed: 0.0,
-        ..Options::default()
-    };
-    let filling = Filling { topic: topic.to_owned(), events: 0, options };
+    let filling = Filling::of_good_events(topic, arguments.partitions);
     let mut session = bed::connect(&database.url).await?;
     let flushed = flushes(&mut session).await?;
     let before = usage::of_process(consumer.id())?;
@@ -53,13 +45,9 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     let rate = arguments.latency_rate as f64;
     let filled =
         tokio::task::spawn_blocking(move || load::steady(config, &filling, rate, duration)).await??;
-    wait::until_true("every event is stored", Duration::from_secs(30), || async {
-        let mut session = bed::connect(&database.url).await?;
-        let rows = bed::number(&mut session, "SELECT count(*) FROM events").await?;
-        Ok(rows.unsigned_abs() == filled.counts.distinct)
-    })
-    .await
-    .with_context(|| consumer.log())?;
+    bed::stored(&database, filled.counts.distinct, Duration::from_secs(30))
+        .await
+        .with_context(|| consumer.log())?;
     let after = usage::of_process(consumer.id())?;
     let [p50, p99, p999] = reader.end(PERCENTILES, WARM_UP)?;
     drop(consumer);
@@ -77,13 +65,11 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
 
 async fn report(session: &mut PgConnection, rate: f64, before: (i64, f64)) -> Result<Latency> {
     type Row = (Vec<f64>, f64, i64, i64);
-    let (percentiles, most, events, commits): Row = sqlx::query_as(
-        "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
-           extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events) \
-         SELECT percentile_cont($2) WITHIN GROUP (ORDER BY (committed - sent)::float8 / 1000), \
+    let (percentiles, most, events, commits): Row = sqlx::query_as(AssertSqlSafe(format!(
+        "{TIMED} SELECT percentile_cont($2) WITHIN GROUP (ORDER BY (committed - sent)::float8 / 1000), \
            (max(committed - sent) / 1000)::float8, count(*), count(DISTINCT committed) \
          FROM timed WHERE sent >= (SELECT min(sent) FROM timed) + $1",
-    )
+    )))
     .bind(i64::try_from(WARM_UP.as_micros())?)
     .bind(PERCENTILES)
     .fetch_one(&mut *session)

@@ -23,6 +23,20 @@ pub(crate) struct Filling {
     pub(crate) options: Options,
 }
 
+impl Filling {
+    /// Good and different events, dated when they are sent, for [`steady`], which knows how many there will be.
+    pub(crate) fn of_good_events(topic: &str, partitions: i32) -> Self {
+        let options = Options {
+            partitions,
+            spread: Duration::ZERO,
+            duplicates: 0.0,
+            malformed: 0.0,
+            ..Options::default()
+        };
+        Self { topic: topic.to_owned(), events: 0, options }
+    }
+}
+
 /// A topic that was filled.
 #[derive(Clone, Debug)]
 pub(crate) struct Filled {
