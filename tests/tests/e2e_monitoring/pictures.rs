@@ -1,6 +1,7 @@
 //! What the dashboards show of real data: a page that lists every panel with its queries and their answers, and plots of some
 //! of the same queries. `make pictures` runs it; Grafana itself is in no registry of programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -183,7 +184,7 @@ impl Plot {
         let title = panel["title"].as_str().unwrap_or_default();
         let kind = panel["type"].as_str().unwrap_or_default();
         let drawn = match kind {
-            "timeseries" => lines(answers),
+            "timeseries" => lines(answers, Scale::of(panel)),
             "heatmap" => heatmap(answers),
             "barchart" | "piechart" => bars(answers),
             _ => None,
@@ -199,8 +200,48 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace(['"', '\\', '{', '}', '_', '@', '^', '&'], " "))
 }
 
-fn lines(answers: Vec<Answer>) -> Option<String> {
-    let mut series: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+/// A name and points of time, in seconds since 1970, and value.
+type Line = (String, Vec<(f64, f64)>);
+
+/// How a panel writes its values.
+struct Scale {
+    label: &'static str,
+    factor: f64,
+    /// Each value is drawn as its share of all values of the same moment.
+    shares: bool,
+}
+
+impl Scale {
+    /// By the panel's unit, in Grafana's names of units.
+    fn of(panel: &Value) -> Self {
+        let defaults = &panel["fieldConfig"]["defaults"];
+        let shares = defaults["custom"]["stacking"]["mode"] == "percent";
+        let (label, factor) = match defaults["unit"].as_str().unwrap_or_default() {
+            _ if shares => ("per cent", 100.0),
+            "percentunit" => ("per cent", 100.0),
+            "eps" => ("events per second", 1.0),
+            "ops" => ("per second", 1.0),
+            "s" => ("seconds", 1.0),
+            "bytes" => ("MiB", 1.0 / f64::from(1 << 20)),
+            _ => ("", 1.0),
+        };
+        Self { label, factor, shares }
+    }
+
+    fn apply(&self, lines: &mut [Line]) {
+        let mut sums: BTreeMap<i64, f64> = BTreeMap::new();
+        for (time, value) in lines.iter().flat_map(|line| &line.1) {
+            *sums.entry(*time as i64).or_default() += value;
+        }
+        for (time, value) in lines.iter_mut().flat_map(|line| &mut line.1) {
+            let whole = if self.shares { sums[&(*time as i64)] } else { 1.0 };
+            *value *= self.factor / whole;
+        }
+    }
+}
+
+fn lines(answers: Vec<Answer>, scale: Scale) -> Option<String> {
+    let mut series: Vec<Line> = Vec::new();
     for answer in answers {
         match answer {
             Answer::Lines(lines) => series.extend(
@@ -215,26 +256,33 @@ fn lines(answers: Vec<Answer>) -> Option<String> {
         }
     }
     series.retain(|(_, points)| !points.is_empty());
+    scale.apply(&mut series);
     let (mut data, mut parts) = (String::new(), Vec::new());
     for (number, (name, points)) in series.iter().enumerate().take(10) {
         let points: String = points.iter().map(|(time, value)| format!("{time} {value}\n")).collect();
         write!(data, "$data{number} << EOD\n{points}EOD\n").ok()?;
-        parts.push(format!("$data{number} using 1:2 with lines lw 1.5 title {}", quoted(name)));
+        parts.push(format!("$data{number} using 1:2 with lines lw 1.5 {}", titled(name)));
     }
     let span = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.0));
     let days = largest(span.clone()) + largest(span.map(|time| -time)) > 86_400.0;
     let (format, step) = if days { ("%d %b", 86_400) } else { ("%H:%M", 60) };
     (!parts.is_empty()).then(|| {
-        format!("{data}set xdata time\nset timefmt '%s'\nset format x '{format}'\nset xtics {step}\nset yrange [0:*]\nset key outside right\nplot {}", parts.join(", "))
+        format!("{data}set xdata time\nset timefmt '%s'\nset format x '{format}'\nset xtics {step}\nset yrange [0:*]\nset ylabel {}\nset key {}\nplot {}", quoted(scale.label), place_of_names(&series), parts.join(", "))
     })
 }
 
+/// What `or vector(0)` adds has no name.
+fn titled(name: &str) -> String {
+    if name.is_empty() || name == "{}" { "notitle".to_owned() } else { format!("title {}", quoted(name)) }
+}
+
+/// Beside the lines, unless names are so long that no room would be left for these.
+fn place_of_names(lines: &[Line]) -> &'static str {
+    if lines.iter().any(|(name, _)| name.len() > 24) { "below" } else { "outside right" }
+}
+
 /// Grafana's own way: a column of time, one of names if there are three, one of values.
-fn rows_as_lines(
-    columns: &[String],
-    rows: &[Vec<String>],
-    series: &mut Vec<(String, Vec<(f64, f64)>)>,
-) -> Option<()> {
+fn rows_as_lines(columns: &[String], rows: &[Vec<String>], series: &mut Vec<Line>) -> Option<()> {
     for row in rows {
         let name = if columns.len() == 3 { row[1].clone() } else { columns[1].clone() };
         let point = (seconds(&row[0])?, row.last()?.parse().ok()?);
@@ -265,7 +313,7 @@ fn heatmap(answers: Vec<Answer>) -> Option<String> {
     };
     let days: Vec<_> = (first..first + 8).map(day).collect();
     Some(format!(
-        "$cells << EOD\n{data}EOD\nset palette defined (0 '#f7fbff', 1 '#08306b')\nset ylabel 'hour of day (UTC)'\nset yrange [-0.5:23.5]\nset xtics ({})\nunset key\nplot $cells using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with boxxyerror lc palette fillstyle solid noborder",
+        "$cells << EOD\n{data}EOD\nset palette defined (0 '#f7fbff', 1 '#08306b')\nset cbrange [0:*]\nset ylabel 'hour of day (UTC)'\nset yrange [-0.5:23.5]\nset xtics ({})\nunset key\nplot $cells using 1:2:($1-0.5):($1+0.5):($2-0.5):($2+0.5):3 with boxxyerror lc palette fillstyle solid noborder",
         days.join(", ")
     ))
 }
@@ -277,7 +325,7 @@ fn bars(answers: Vec<Answer>) -> Option<String> {
         .map(|row| format!("{} {}\n", quoted(&row[0]), row.last().map_or("0", String::as_str)))
         .collect();
     Some(format!(
-        "$bars << EOD\n{data}EOD\nset style fill solid 0.7\nset boxwidth 0.8\nset yrange [0:*]\nset xtics rotate by -40\nunset key\nplot $bars using 2:xtic(1) with boxes lc rgb '#3274d9'"
+        "$bars << EOD\n{data}EOD\nset style fill solid 0.7\nset boxwidth 0.8\nset yrange [0:*]\nset ylabel 'events'\nset xtics rotate by -40\nunset key\nplot $bars using 2:xtic(1) with boxes lc rgb '#3274d9'"
     ))
 }
 
