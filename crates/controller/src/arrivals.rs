@@ -1,5 +1,5 @@
-//! Pipelines with nothing to do are looked at less often. Whether something has arrived for one of them is asked all the time, of
-//! all of them together, and what arrives has its pipeline looked at at once.
+//! Pipelines with nothing to do are left alone for a while. Whether something has arrived for one of them is asked all the time, of
+//! all of them together, and what arrives has its pipeline reconciled at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::context::{ByNamespace, Context, Pipeline};
-use crate::kafka::Arrivals;
+use crate::pipeline;
 use crate::secrets::Changes;
 
 /// Pause between two looks. Kafka is asked less often.
@@ -19,8 +19,7 @@ pub(crate) async fn watch(context: Arc<Context>, wake: ByNamespace<Changes>) {
     loop {
         tick.tick().await;
         context.kafka.read_ends();
-        // What is not known is left to the pipeline's own next look.
-        let woken = context.memories.resting(|quiet| context.kafka.arrivals(quiet) == Arrivals::Some);
+        let woken = context.memories.woken(|memory| pipeline::wakes(memory, &context));
         for (namespace, name) in woken {
             if let Some(wake) = wake.get(&namespace) {
                 // A closed channel means that the controller is stopping.

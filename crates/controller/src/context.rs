@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use analytics_api::AnalyticsPipeline;
+use autoscaler::DrainOutcome;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
@@ -15,7 +16,7 @@ use crate::decisions::Decisions;
 use crate::index::Index;
 use crate::kafka::{Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
-use crate::pipeline::{Applied, Essence, Fleet, Kinds, Monitor, Prepared, Sample, Settled};
+use crate::pipeline::{Applied, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
 use crate::secrets::Secrets;
 use crate::watches::Stores;
 
@@ -38,9 +39,7 @@ pub(crate) struct Context {
     pub(crate) kafka: Clients,
     /// HTTP client for the consumers' metrics.
     pub(crate) http: reqwest::Client,
-    /// Writes Events.
-    pub(crate) recorder: Recorder,
-    /// In whose name.
+    /// In whose name Events are written.
     pub(crate) reporter: Reporter,
     /// Metrics of the controller.
     pub(crate) metrics: Metrics,
@@ -99,8 +98,12 @@ pub(crate) struct Memory {
     pub(crate) quiet: Option<Quiet>,
     /// What the status, Events and metrics tell.
     pub(crate) told: Option<Essence>,
-    /// True if the next look is far away, unless something arrives.
-    pub(crate) rests: bool,
+    /// Whether it is left alone for a while, unless something arrives.
+    pub(crate) rest: Rest,
+    /// How well the last growth was predicted, until that is told.
+    pub(crate) drained: Option<DrainOutcome>,
+    /// Writes Events, and knows those of the last minutes; `None` while the pipeline rests.
+    pub(crate) recorder: Option<Recorder>,
     /// When the status was last written.
     pub(crate) status_written: Option<Instant>,
     /// Failed reconciles in a row.
@@ -112,26 +115,26 @@ pub(crate) struct Memory {
 /// What is remembered of all pipelines.
 #[derive(Default)]
 pub(crate) struct Memories {
-    by_uid: Mutex<HashMap<String, Memory>>,
+    // Boxed, because half of the places of a table are empty.
+    by_uid: Mutex<HashMap<String, Box<Memory>>>,
 }
 
 impl Memories {
     /// Takes the memory of a pipeline out; at most one reconcile works on a pipeline at a time.
-    pub(crate) fn take(&self, uid: &str) -> Memory {
+    pub(crate) fn take(&self, uid: &str) -> Box<Memory> {
         self.lock().remove(uid).unwrap_or_default()
     }
 
     /// Puts it back.
-    pub(crate) fn put(&self, uid: &str, memory: Memory) {
+    pub(crate) fn put(&self, uid: &str, memory: Box<Memory>) {
         self.lock().insert(uid.to_owned(), memory);
     }
 
-    /// Names of the pipelines that are not looked at often, and for which `wakes` is true.
-    pub(crate) fn resting(&self, wakes: impl Fn(&Quiet) -> bool) -> Vec<(String, String)> {
-        let memories = self.lock();
-        let resting = memories.values().filter(|memory| memory.rests);
-        let woken = resting.filter(|memory| memory.quiet.as_ref().is_some_and(&wakes));
-        woken.map(|memory| memory.name.clone()).collect()
+    /// Names of the pipelines for which `wakes` is true, of those that no reconcile works on.
+    pub(crate) fn woken(&self, wakes: impl Fn(&mut Memory) -> bool) -> Vec<(String, String)> {
+        let mut memories = self.lock();
+        let woken = memories.values_mut().filter_map(|memory| wakes(memory).then(|| memory.name.clone()));
+        woken.collect()
     }
 
     /// Forgets all pipelines for which `exists` is false, and gives back their names.
@@ -139,19 +142,20 @@ impl Memories {
         self.lock().extract_if(|uid, _| !exists(uid)).map(|(_, memory)| memory.name).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Box<Memory>>> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Context {
-    /// Who writes this Event. One recorder for all takes Events of one reason, minutes apart, for one and keeps the first note
-    /// only: right for what is the same again, wrong for changes of scale, each of which has figures of its own.
-    pub(crate) fn recorder_for(&self, event: &Event) -> Recorder {
+    /// Who writes this Event. A recorder takes Events of one reason, minutes apart, for one and keeps the first note only: right
+    /// for what is the same again, wrong for changes of scale, each of which has figures of its own.
+    pub(crate) fn recorder_for(&self, event: &Event, memory: &mut Memory) -> Recorder {
+        let new = || Recorder::new(self.client.clone(), self.reporter.clone());
         if crate::events::stands_alone(event) {
-            Recorder::new(self.client.clone(), self.reporter.clone())
+            new()
         } else {
-            self.recorder.clone()
+            memory.recorder.get_or_insert_with(new).clone()
         }
     }
 

@@ -10,6 +10,7 @@ mod context;
 mod decisions;
 mod error;
 mod events;
+mod heap;
 mod index;
 mod kafka;
 pub mod lease;

@@ -11,6 +11,7 @@ mod monitoring;
 mod observe;
 mod policy;
 mod prepared;
+mod rest;
 mod scale;
 mod schedule;
 mod scrape;
@@ -19,10 +20,9 @@ mod validate;
 mod verdict;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use analytics_api::{AnalyticsPipeline, labels};
-use autoscaler::DrainOutcome;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tracing::Instrument;
@@ -36,14 +36,11 @@ use migrate::Migration;
 pub(crate) use monitoring::{Kinds, Monitor};
 pub(crate) use observe::Fleet;
 pub(crate) use prepared::{Essence, Prepared, Settled};
+use rest::LONGEST_PAUSE;
+pub(crate) use rest::{Rest, wakes};
 pub(crate) use scrape::Sample;
 use status::{Report, Written};
 use validate::{Refusal, ValidatedPipeline};
-
-/// Usual pause between two looks at a pipeline with nothing to do.
-const LONGEST_REST: Duration = Duration::from_millis(8_500);
-/// Longest pause after failures.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Brings one pipeline to what is described. What goes wrong becomes a condition; an error is only what could not even be said.
 pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> Result<Action, Error> {
@@ -72,9 +69,8 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
     memory.failures = if error.is_some() { memory.failures.saturating_add(1) } else { 0 };
-    let interval = context.settings.poll_interval();
-    let interval = if memory.rests { rest(interval) } else { interval };
-    let pause = pause(interval, memory.failures, &uid);
+    let interval = memory.rest.interval(context.settings.poll_interval());
+    let pause = rest::spread(interval, memory.failures, &uid);
     context.memories.put(&uid, memory);
     if let Err(error) = outcome {
         let _within = span.enter();
@@ -97,9 +93,15 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
     };
     report.desired = report.fleet.spec;
     let outcome = bring_about(pipeline, context, memory, &mut report).await;
-    memory.rests = matches!(outcome, Ok(Outcome::Told));
+    let interval = context.settings.poll_interval();
+    memory.rest = Rest::Awake;
     let (essence, failure) = match outcome {
-        Ok(Outcome::Told) => return Ok(()),
+        Ok(Outcome::Told) => {
+            memory.rest = Rest::after(memory, true, interval);
+            // What is remembered of Events is worth more room than all else, and when something happens, it is something new.
+            memory.recorder = None;
+            return Ok(());
+        }
         Ok(Outcome::Done(essence)) => (Some(essence), None),
         Ok(Outcome::Refused) => (None, None),
         Err(error) => {
@@ -114,6 +116,7 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
     }
     // A status that was written comes back by the watch, with another version.
     memory.told = essence.filter(|_| matches!(written, Ok(Written::No))).map(|essence| *essence);
+    memory.rest = Rest::after(memory, false, interval);
     written.map(|_| ())
 }
 
@@ -147,11 +150,11 @@ async fn bring_about(
     // Reads Kafka and the consumers' metrics.
     let seen = observe::run(valid, &report.fleet, context, memory).await;
     // Pure.
-    let mut scale = scale::run(valid, &report.fleet, &seen, memory, &context.decisions);
+    let scale = scale::run(valid, &report.fleet, &seen, memory, &context.decisions);
     if seen.observation.is_some() {
         trace::decided(report.fleet.spec, scale.replicas, scale.decision.as_ref());
     }
-    drained(scale.drained.take(), context, memory);
+    drained(context, memory);
     let migration = migration(valid, job, context);
     let extent = match migration {
         Migration::Done | Migration::NotWanted => Extent::All,
@@ -190,25 +193,19 @@ fn essence(
     scale: &scale::Scale,
     migration: &Migration,
 ) -> Essence {
-    let decision = scale.decision.as_ref();
     Essence {
         version: pipeline.metadata.resource_version.clone(),
         fleet: fleet.clone(),
-        replicas: scale.replicas,
         migration: migration.clone(),
-        schedule: scale.schedule.clone(),
-        decided: decision
-            .map(|decision| (decision.desired, decision.needed, decision.limited_by, decision.reason)),
-        rates: decision.and_then(status::rates),
-        conditions: decision.map(|decision| decision.conditions.clone()).unwrap_or_default(),
+        scale: scale::Shown::of(scale),
     }
 }
 
 // How well the last growth was predicted, once its backlog is gone.
-fn drained(outcome: Option<DrainOutcome>, context: &Context, memory: &Memory) {
-    let Some(outcome) = outcome else { return };
+fn drained(context: &Context, memory: &mut Memory) {
+    let Some(outcome) = memory.drained.take() else { return };
     let (namespace, pipeline) = &memory.name;
-    let DrainOutcome { predicted_seconds, actual_seconds } = outcome;
+    let autoscaler::DrainOutcome { predicted_seconds, actual_seconds } = outcome;
     tracing::info!(
         pipeline,
         namespace,
@@ -306,7 +303,7 @@ async fn tell(
             note = event.note,
             "Event"
         );
-        if let Err(error) = context.recorder_for(event).publish(event, &reference).await {
+        if let Err(error) = context.recorder_for(event, memory).publish(event, &reference).await {
             // An Event is a courtesy; the status has it all.
             tracing::warn!(%error, "An Event could not be written");
         }
@@ -328,40 +325,4 @@ async fn tell(
         report.decision.as_ref(),
     );
     Ok(written)
-}
-
-// A pipeline that rests is woken by arrivals, so it may rest as long as decisions and windows of time bear it.
-fn rest(interval: Duration) -> Duration {
-    interval.max(LONGEST_REST.min(2 * interval))
-}
-
-// The interval, longer after failures, and different by up to a fifth for each pipeline, so that they do not all come at once.
-fn pause(interval: Duration, failures: u32, uid: &str) -> Duration {
-    let pause = interval.saturating_mul(1 << failures.min(6)).min(LONGEST_PAUSE.max(interval));
-    let share = f64::from(u32::from(blake3::hash(uid.as_bytes()).as_bytes()[0])) / 255.0;
-    pause.mul_f64(0.9 + 0.2 * share)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pipeline_rests_for_less_than_ten_seconds_unless_asked_to() {
-        for (interval, expected) in [(1_000, 2_000), (5_000, 8_500), (30_000, 30_000)] {
-            let rest = rest(Duration::from_millis(interval));
-            assert_eq!(rest, Duration::from_millis(expected), "{interval}");
-            assert!(interval > 5_000 || pause(rest, 0, "uid") < Duration::from_secs(10));
-        }
-    }
-
-    #[test]
-    fn pauses_grow_with_failures_and_are_bounded() {
-        let interval = Duration::from_secs(5);
-        let seconds = |failures| pause(interval, failures, "uid").as_secs_f64();
-        assert!((4.5..=5.5).contains(&seconds(0)), "{}", seconds(0));
-        assert!(seconds(1) > 1.5 * seconds(0));
-        assert!(seconds(100) <= 66.0);
-        assert_ne!(pause(interval, 0, "a"), pause(interval, 0, "b"), "not all at once");
-    }
 }

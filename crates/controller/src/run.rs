@@ -9,7 +9,7 @@ use analytics_runtime::{server, shutdown};
 use futures::StreamExt;
 use futures::channel::mpsc;
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::{Controller, controller};
 use prometheus::Registry;
 use thiserror::Error;
@@ -22,7 +22,10 @@ use crate::kafka::Clients;
 use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
-use crate::{arrivals, pipeline, watches};
+use crate::{arrivals, heap, pipeline, watches};
+
+/// Free memory is given back with every so many sweeps.
+const GIVE_BACK: u32 = 6;
 
 /// Why the controller could not run, or had to stop.
 #[derive(Debug, Error)]
@@ -153,7 +156,6 @@ async fn work(
         secrets: Secrets::new(client.clone(), ByNamespace::new(changes)),
         // Pods are asked directly and without TLS: no proxy, no authorities.
         http: reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1).build()?,
-        recorder: Recorder::new(client, reporter.clone()),
         reporter,
         metrics: shown.metrics,
         decisions: shown.decisions,
@@ -187,9 +189,12 @@ async fn drive(controller: Controller<Pipeline>, context: Arc<Context>) {
 
 async fn sweep(context: Arc<Context>) {
     let mut tick = tokio::time::interval(Duration::from_secs(10));
-    loop {
+    for turn in 1_u32.. {
         tick.tick().await;
         context.sweep();
+        if turn.is_multiple_of(GIVE_BACK) {
+            heap::give_back();
+        }
     }
 }
 

@@ -184,7 +184,7 @@ impl Plot {
         let title = panel["title"].as_str().unwrap_or_default();
         let kind = panel["type"].as_str().unwrap_or_default();
         let drawn = match kind {
-            "timeseries" => lines(answers, Scale::of(panel)),
+            "timeseries" => lines(answers, &Scale::of(panel)),
             "heatmap" => heatmap(answers),
             "barchart" | "piechart" => bars(answers),
             _ => None,
@@ -240,7 +240,7 @@ impl Scale {
     }
 }
 
-fn lines(answers: Vec<Answer>, scale: Scale) -> Option<String> {
+fn lines(answers: Vec<Answer>, scale: &Scale) -> Option<String> {
     let mut series: Vec<Line> = Vec::new();
     for answer in answers {
         match answer {

@@ -28,6 +28,13 @@ pub(crate) enum Migration {
     NotWanted,
 }
 
+impl Migration {
+    /// There is nothing to wait for.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Done | Self::NotWanted)
+    }
+}
+
 /// How far the migration is, from its Job and its pod, of which is known what it said last and how long ago it ended. (no
 /// client required)
 pub(crate) fn progress(job: Option<&Job>, trouble: Option<String>, ended: Option<Duration>) -> Migration {

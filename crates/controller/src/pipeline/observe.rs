@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use analytics_api::labels;
-use autoscaler::{GroupState, Observation, ReplicaObservation};
+use autoscaler::{ConsumerObservation, GroupState, Observation, ReplicaObservation};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -178,8 +178,19 @@ pub(crate) async fn run(
         memory.asked = Some((Instant::now(), fleet.clone()));
         memory.quiet = reading.as_ref().ok().and_then(|reading| Quiet::new(&pipeline.kafka, reading));
     }
-    let known = reading.as_ref().ok().cloned();
-    let observation = Observation {
+    let observation = observation(fleet, reading.as_ref().ok().cloned(), consumers);
+    Seen { reading, observation: Some(observation), nothing_new }
+}
+
+/// What a look would show at a pipeline without consumers for which nothing has arrived; `None` if it takes a look to tell.
+pub(super) fn again(fleet: &Fleet, memory: &Memory) -> Option<Seen> {
+    let reading = still_good(fleet, memory)?.clone();
+    let observation = observation(fleet, Some(reading.clone()), Vec::new());
+    Some(Seen { reading: Ok(reading), observation: Some(observation), nothing_new: true })
+}
+
+fn observation(fleet: &Fleet, known: Option<Reading>, consumers: Vec<ConsumerObservation>) -> Observation {
+    Observation {
         time: now(),
         replicas: ReplicaObservation {
             spec: count(fleet.spec),
@@ -191,13 +202,12 @@ pub(crate) async fn run(
         partition_count: known.as_ref().map(|known| known.partition_count),
         partitions: known.map(|known| known.partitions).unwrap_or_default(),
         consumers,
-    };
-    Seen { reading, observation: Some(observation), nothing_new }
+    }
 }
 
-// The last reading, if it is as good as a new one as long as no log end has moved: nothing was left to do, by the last
-// decision, so that no commit can have come, and the consumers are as they were.
-fn still_good<'a>(fleet: &Fleet, memory: &'a Memory) -> Option<&'a Reading> {
+/// The last reading, if it is as good as a new one as long as no log end has moved: nothing was left to do, by the last
+/// decision, so that no commit can have come, and the consumers are as they were.
+pub(super) fn still_good<'a>(fleet: &Fleet, memory: &'a Memory) -> Option<&'a Reading> {
     let (asked, before) = memory.asked.as_ref()?;
     let reading = memory.reading.as_ref().and_then(|(_, reading)| reading.as_ref().ok())?;
     let done = memory

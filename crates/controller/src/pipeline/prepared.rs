@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use analytics_api::RatesStatus;
-use autoscaler::{Condition, Limit, Reason};
-
 use super::apply::Extent;
 use super::dereference::References;
 use super::migrate::Migration;
 use super::observe::Fleet;
+use super::scale::Shown;
 use super::validate::ValidatedPipeline;
 use super::{build, migrate};
 
@@ -62,13 +60,9 @@ pub(crate) struct Essence {
     /// Of the pipeline's resource, whose status may have been changed by others.
     pub(crate) version: Option<String>,
     pub(crate) fleet: Fleet,
-    pub(crate) replicas: i32,
     pub(crate) migration: Migration,
-    pub(crate) schedule: Option<String>,
     /// What was decided, and the figures that are shown.
-    pub(crate) decided: Option<(u32, u32, Limit, Reason)>,
-    pub(crate) rates: Option<RatesStatus>,
-    pub(crate) conditions: Vec<Condition>,
+    pub(crate) scale: Shown,
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
-use autoscaler::{Decision, DrainOutcome, State};
+use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec, RatesStatus};
+use autoscaler::{Condition, Decision, Limit, Reason, State};
 use jiff::Timestamp;
 
 use super::observe::{Fleet, Seen};
 use super::policy::{fixed_replicas, policy};
+use super::status;
 use super::validate::ValidatedPipeline;
 use crate::context::Memory;
 use crate::decisions::Decisions;
@@ -21,8 +22,32 @@ pub(crate) struct Scale {
     pub(crate) decision: Option<Decision>,
     /// Name of the schedule whose window is open.
     pub(crate) schedule: Option<String>,
-    /// How well the last growth was predicted, once its backlog is gone.
-    pub(crate) drained: Option<DrainOutcome>,
+}
+
+/// What status, Events and metrics show of it, as far as it can change while nothing waits and nothing arrives.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Shown {
+    replicas: i32,
+    schedule: Option<String>,
+    /// What was decided.
+    decided: Option<(u32, u32, Limit, Reason)>,
+    rates: Option<RatesStatus>,
+    conditions: Vec<Condition>,
+}
+
+impl Shown {
+    /// What is shown of it.
+    pub(crate) fn of(scale: &Scale) -> Self {
+        let decision = scale.decision.as_ref();
+        Self {
+            replicas: scale.replicas,
+            schedule: scale.schedule.clone(),
+            decided: decision
+                .map(|decision| (decision.desired, decision.needed, decision.limited_by, decision.reason)),
+            rates: decision.and_then(status::rates),
+            conditions: decision.map(|decision| decision.conditions.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 /// Decides, and remembers what the autoscaler wants remembered. (no client required)
@@ -35,19 +60,18 @@ pub(crate) fn run(
 ) -> Scale {
     let now = seen.observation.as_ref().map(|observation| observation.time);
     let policy = policy(&pipeline.spec, now.and_then(timestamp).unwrap_or_else(Timestamp::now));
-    let mut drained = None;
     if let Some(observation) = &seen.observation {
         let state = memory.scaling.take().unwrap_or_default();
         let name = (pipeline.namespace.clone(), pipeline.name.clone());
         let (next, mut decision) = decisions.decide(&name, &state, observation, &policy);
         // Told once, and not with every reconcile until the next decision.
-        drained = decision.drain_outcome.take();
+        memory.drained = decision.drain_outcome.take().or(memory.drained.take());
         memory.scaling = Some(next);
         memory.decision = Some(decision);
     }
     let decision = memory.decision.clone();
     let replicas = replicas(pipeline, fleet, decision.as_ref());
-    Scale { replicas, decision, schedule: policy.schedule_name, drained }
+    Scale { replicas, decision, schedule: policy.schedule_name }
 }
 
 fn timestamp(seconds: f64) -> Option<Timestamp> {

@@ -49,6 +49,8 @@ pub(crate) enum Part {
     Peers,
     /// Produce to committed row at a steady rate.
     Latency,
+    /// The same again, after all other parts.
+    LatencyAfter,
     /// A consumer joins, stops, is killed, under a steady load.
     Handover,
     /// With many rows in the table already.

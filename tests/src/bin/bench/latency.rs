@@ -8,6 +8,7 @@ use testbed::{Consumer, ConsumerOptions};
 
 use crate::arguments::Arguments;
 use crate::bed::{self, Bed, TIMED};
+use crate::disk::{Disk, Flushes};
 use crate::load::{self, Filling};
 use crate::reader::Reader;
 use crate::table::grouped;
@@ -27,8 +28,7 @@ pub(crate) struct Latency {
 }
 
 /// Sends steadily and asks PostgreSQL when each event's row was committed.
-pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Latency> {
-    let topic = "latency";
+pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments, topic: &str) -> Result<Latency> {
     bed.kafka.create_topic(topic, arguments.partitions).await?;
     let database = bed.database().await?;
     let options = ConsumerOptions::new(&bed.kafka, topic, &database.url);
@@ -40,6 +40,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     let flushed = flushes(&mut session).await?;
     let before = usage::of_process(consumer.id())?;
     let reader = Reader::start(bed.kafka.client_config(), topic, arguments.partitions)?;
+    let disk = Disk::start()?;
     let config = bed.kafka.client_config();
     let duration = WARM_UP + Duration::from_secs(arguments.latency_seconds);
     let rate = arguments.latency_rate as f64;
@@ -49,6 +50,7 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
         .await
         .with_context(|| consumer.log())?;
     let after = usage::of_process(consumer.id())?;
+    let Flushes { p50: flush, p99: long_flush, most: longest_flush } = disk.end()?;
     let [p50, p99, p999] = reader.end(PERCENTILES, WARM_UP)?;
     drop(consumer);
     let mut latency = report(&mut session, rate, flushed).await?;
@@ -57,7 +59,8 @@ pub(crate) async fn measure(bed: &mut Bed, arguments: &Arguments) -> Result<Late
     bed.drop(database).await?;
     latency.text += &format!(
         "; the consumer used {busy:.1} % of a core, peak {} MiB\nof this, produce to a reader that does nothing else, in \
-         the same seconds: p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms",
+         the same seconds: p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms\nthe disk alone, a page of \
+         8 KiB: p50 {flush:.2} ms, p99 {long_flush:.2} ms, most {longest_flush:.1} ms",
         after.1 >> 20
     );
     Ok(latency)

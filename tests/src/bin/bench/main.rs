@@ -5,6 +5,7 @@
 
 mod arguments;
 mod bed;
+mod disk;
 mod floor;
 mod goals;
 mod growth;
@@ -60,6 +61,7 @@ struct Bench {
     began: Instant,
     runs: Vec<Figures>,
     latency: Option<latency::Latency>,
+    latency_after: Option<latency::Latency>,
     handover: Option<handover::Handover>,
     machine: String,
 }
@@ -78,6 +80,7 @@ impl Bench {
             began: Instant::now(),
             runs: Vec::new(),
             latency: None,
+            latency_after: None,
             handover: None,
             machine: quiet,
         };
@@ -97,6 +100,9 @@ impl Bench {
             print(&latency.text);
             goals.push(goals::Goal::at_most("ms from produce to commit, p99", 10.0, latency.p99));
         }
+        if let Some(latency) = &self.latency_after {
+            print(&format!("after all other runs: {}", latency.text));
+        }
         if let Some(handover) = &self.handover {
             print(&handover.text());
             goals.extend(handover.goals());
@@ -107,11 +113,11 @@ impl Bench {
     async fn measure(&mut self) -> Result<()> {
         let plain =
             self.fill("plain", self.arguments.events, self.options(self.arguments.partitions)).await?;
-        self.floor_and_consumer(&plain).await?;
+        let export = self.floor_and_consumer(&plain).await?;
         // Before the long runs: after them, some commits were seen to wait for a tenth of a second.
         if self.arguments.wants(Part::Latency) {
             self.say("latency");
-            self.latency = Some(latency::measure(&mut self.bed, &self.arguments).await?);
+            self.latency = Some(latency::measure(&mut self.bed, &self.arguments, "latency").await?);
         }
         if self.arguments.wants(Part::Handover) {
             self.say("hand-over");
@@ -127,14 +133,19 @@ impl Bench {
             self.peers(&plain).await?;
         }
         if self.arguments.wants(Part::Growth) {
-            self.growth(&plain).await?;
+            self.growth(&plain, &export).await?;
+        }
+        if self.arguments.wants(Part::LatencyAfter) {
+            self.say("latency after all that");
+            let latency = latency::measure(&mut self.bed, &self.arguments, "latency-after").await?;
+            self.latency_after = Some(latency);
         }
         Ok(())
     }
 
     /// The floor copies what the consumer has stored, so a consumer comes first; that run warms the servers and does not
     /// count. Then the floor and the consumer take turns, so that a machine that gets slower slows both.
-    async fn floor_and_consumer(&mut self, plain: &Filled) -> Result<()> {
+    async fn floor_and_consumer(&mut self, plain: &Filled) -> Result<floor::Export> {
         let database = self.bed.database().await?;
         throughput::consumer(&self.bed, &database, "warming up", plain, &[]).await?;
         self.say("the servers are warm; exporting the rows for the floor");
@@ -158,7 +169,7 @@ impl Bench {
         {
             self.add(floor);
         }
-        Ok(())
+        Ok(export)
     }
 
     async fn variants(&mut self, plain: &Filled) -> Result<()> {
@@ -195,7 +206,8 @@ impl Bench {
         Ok(())
     }
 
-    async fn growth(&mut self, plain: &Filled) -> Result<()> {
+    /// The consumer and then the floor, into the same table.
+    async fn growth(&mut self, plain: &Filled, export: &floor::Export) -> Result<()> {
         self.consumer("consumer, 0 rows in the table, again", plain, &[]).await?;
         if let Some(run) = self.runs.last_mut() {
             run.role = Role::Growth(0);
@@ -205,8 +217,10 @@ impl Bench {
             let database = growth::prepare(&mut self.bed, rows).await?;
             let name = format!("consumer, {} rows in the table", grouped(rows));
             let run = throughput::consumer(&self.bed, &database, &name, plain, &[]).await?;
-            self.bed.drop(database).await?;
             self.add(Figures { role: Role::Growth(rows), ..run });
+            let name = format!("floor: one \\copy, {} rows in the table", grouped(rows));
+            let floor = floor::grown(&mut self.bed, export, database, &name).await?;
+            self.add(floor);
         }
         Ok(())
     }
