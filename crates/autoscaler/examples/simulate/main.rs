@@ -1,7 +1,8 @@
 //! Scales pipelines in simulation and compares: `cargo run --release -p autoscaler --example simulate`.
 //!
 //! Prints, for each set of traces, what came of every scaler on every trace, the goal table, and totals. Options:
-//! `--set tuning|validation|held-out` takes one set, `--only TEXT` the traces whose name contains the text, `--brief`
+//! `--set tuning|validation|held-out` takes one set, `--draw SEED` another draw of the held-out set's generator instead,
+//! `--only TEXT` the traces whose name contains the text, `--brief`
 //! leaves out the other scalers' figures, `--log` prints every change of ours with its reason, `--out DIRECTORY` writes
 //! one picture per trace and protocol. Exits with 1 if a condition was reported falsely or missed.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for the terminal")]
@@ -15,12 +16,14 @@ use std::process::ExitCode;
 
 use lab::contest::{Contest, contest};
 use lab::group::Protocol;
+use lab::held_out::another;
 use lab::trace::Trace;
 
 #[derive(Default)]
 struct Options {
     out: Option<PathBuf>,
     set: Option<String>,
+    draw: Option<u64>,
     only: Option<String>,
     log: bool,
     brief: bool,
@@ -31,13 +34,14 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(message) => {
             eprintln!(
-                "{message}; known are --out DIRECTORY, --set tuning|validation|held-out, --only TEXT, --brief, --log"
+                "{message}; known are --out DIRECTORY, --set tuning|validation|held-out, --draw SEED, --only TEXT, --brief, --log"
             );
             return ExitCode::from(2);
         }
     };
     let mut wrong = 0;
-    for (set, traces) in lab::sets() {
+    let sets = options.draw.map_or_else(|| lab::sets().to_vec(), |seed| vec![("drawn", another(seed))]);
+    for (set, traces) in sets {
         if options.set.as_deref().is_some_and(|only| only != set) {
             continue;
         }
@@ -88,6 +92,11 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
         match argument.as_str() {
             "--out" => options.out = Some(PathBuf::from(value()?)),
             "--set" => options.set = Some(value()?),
+            "--draw" => {
+                let seed = value()?;
+                options.draw =
+                    Some(seed.parse().map_err(|_| format!("a seed is a whole number, and {seed} is none"))?);
+            }
             "--only" => options.only = Some(value()?),
             "--log" => options.log = true,
             "--brief" => options.brief = true,

@@ -16,9 +16,14 @@ const SHAPES: usize = 10;
 /// The heaviest partition gets at most this share of what one replica handles, unless it is hot.
 const HEAVIEST: f64 = 0.7;
 
-/// The traces kept apart.
+/// The traces kept apart. Other draws of the same kind (see [`another`]) were looked at to choose between rules.
 pub fn held_out() -> Vec<Trace> {
     drawn("held out", HELD_OUT_SEED, HELD_OUT_COUNT)
+}
+
+/// As many traces from another seed.
+pub fn another(seed: u64) -> Vec<Trace> {
+    drawn(&format!("d{seed}"), seed, HELD_OUT_COUNT)
 }
 
 /// Draws some traces.
