@@ -42,7 +42,8 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
     let plant = plant(&next, &demand, observation, policy);
     if let Some(plant) = &plant {
         let settled = next.scaling.settled_since.map(|since| now - since);
-        next.sink = sink::follow(&next.sink, &next.capacity, plant.is_urgent(), settled, now);
+        next.sink =
+            sink::follow(&next.sink, &next.capacity, plant.is_urgent(), next.scaling.last, settled, now);
     }
     let bounds = bounds(policy, next.partition_count);
     let choice = choose(&View {

@@ -110,6 +110,7 @@ pub(crate) fn follow(
     before: &SinkMemory,
     capacity: &CapacityMemory,
     urgent: bool,
+    last: Option<Change>,
     settled: Option<f64>,
     now: f64,
 ) -> SinkMemory {
@@ -123,6 +124,10 @@ pub(crate) fn follow(
     if !ceiling.active {
         if urgent && capacity.saturated && throughput >= 0.85 * limit {
             (ceiling.active, ceiling.relieved_since) = (true, None);
+            // So few had seemed to be enough until they were outgrown again: they are not.
+            if let Some(grown) = last.filter(|last| last.to > last.from && last.from >= ceiling.replicas) {
+                (ceiling.replicas, ceiling.safe) = (grown.to, ceiling.safe.max(grown.to));
+            }
         } else if now - ceiling.seen > MEMORY_SECONDS {
             memory.ceiling = None;
             return memory;
@@ -155,4 +160,36 @@ pub(crate) fn follow(
 /// True while a lower throughput per replica may be the database's doing.
 pub(crate) fn in_doubt(memory: &SinkMemory) -> bool {
     memory.trial.is_some() || memory.ceiling.as_ref().is_some_and(|ceiling| ceiling.active)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The least number that reaches the limit on average may leave a backlog on its busiest replica.
+    #[test]
+    fn so_few_as_are_outgrown_while_the_limit_does_not_bind_are_not_enough() {
+        let ceiling = Ceiling {
+            throughput: 130.0,
+            replicas: 2,
+            safe: 2,
+            active: false,
+            seen: 100.0,
+            relieved_since: Some(60.0),
+        };
+        let memory = SinkMemory { ceiling: Some(ceiling), ..SinkMemory::default() };
+        let capacity = CapacityMemory {
+            rate: Some(100.0),
+            saturated: true,
+            throughput: Some(128.0),
+            busy: Some(1.0),
+            ..CapacityMemory::default()
+        };
+        for (from, to, expected) in [(2, 3, 3), (1, 3, 2), (3, 2, 2)] {
+            let last = Some(Change { time: 110.0, from, to, settling: false });
+            let after = follow(&memory, &capacity, true, last, Some(60.0), 200.0);
+            let found = after.ceiling.map(|ceiling| (ceiling.active, ceiling.replicas));
+            assert_eq!(found, Some((true, expected)), "from {from} to {to}");
+        }
+    }
 }
