@@ -3,15 +3,16 @@
 use crate::choose::Choice;
 use crate::demand::{Demand, HOT_SECONDS};
 use crate::offsets::Readings;
-use crate::plan::Plant;
 use crate::{Condition, Limit, State};
+
+/// Arrivals that outrun all partitions' consumers are reported when they have for so long.
+const OUTRUN_SECONDS: f64 = 60.0;
 
 /// The conditions that hold, in the order of [`Condition`].
 pub(crate) fn conditions(
     state: &State,
     readings: &Readings,
     demand: &Demand,
-    plant: Option<&Plant>,
     choice: &Choice,
     now: f64,
 ) -> Vec<Condition> {
@@ -19,7 +20,7 @@ pub(crate) fn conditions(
         (!readings.complete()).then(|| Condition::LagUnknown { partitions: readings.unknown.clone() });
     let (partitions, seconds) = demand.stalled();
     let stalled = (!partitions.is_empty()).then_some(Condition::Stalled { partitions, seconds });
-    [unknown, stalled, hot_partition(state, now), sink_saturated(state), at_bound(state, plant, choice)]
+    [unknown, stalled, hot_partition(state, now), sink_saturated(state), at_bound(state, choice, now)]
         .into_iter()
         .flatten()
         .collect()
@@ -40,7 +41,7 @@ fn sink_saturated(state: &State) -> Option<Condition> {
 }
 
 /// More partitions are the remedy for arrivals that outrun them, not for a backlog that will be gone.
-fn at_bound(state: &State, plant: Option<&Plant>, choice: &Choice) -> Option<Condition> {
+fn at_bound(state: &State, choice: &Choice, now: f64) -> Option<Condition> {
     let grows_too_little = choice.needed > choice.desired || choice.reason == crate::Reason::AtLimit;
     match choice.limited_by {
         Limit::MaxReplicas | Limit::Connections if grows_too_little => {
@@ -48,8 +49,8 @@ fn at_bound(state: &State, plant: Option<&Plant>, choice: &Choice) -> Option<Con
         }
         Limit::Partitions if grows_too_little => {
             let partitions = state.partition_count.unwrap_or(0);
-            let overloaded = plant.is_some_and(|plant| plant.overloads(partitions));
-            overloaded.then_some(Condition::AtPartitionCount { partitions })
+            let lasts = state.outrun_since.is_some_and(|since| now - since >= OUTRUN_SECONDS);
+            lasts.then_some(Condition::AtPartitionCount { partitions })
         }
         _ => None,
     }

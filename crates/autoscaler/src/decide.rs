@@ -46,6 +46,9 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
             sink::follow(&next.sink, &next.capacity, plant.is_urgent(), next.scaling.last, settled, now);
     }
     let bounds = bounds(policy, next.partition_count);
+    let all = next.partition_count.unwrap_or(0);
+    let outrun = plant.as_ref().is_some_and(|plant| plant.overloads(all));
+    next.outrun_since = outrun.then(|| next.outrun_since.unwrap_or(now));
     let choice = choose(&View {
         state: &next,
         before: state,
@@ -64,7 +67,7 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
         explanation: String::new(),
         next_eligible: choice.next_eligible,
         estimates: estimates(&next, &demand, &readings, now),
-        conditions: conditions(&next, &readings, &demand, plant.as_ref(), &choice, now),
+        conditions: conditions(&next, &readings, &demand, &choice, now),
         drain_outcome: drain_outcome(&mut next, oldest(&demand), policy, now),
     };
     if let Some(plant) = &plant {

@@ -35,6 +35,9 @@ pub struct State {
     pub(crate) roughness: f32,
     /// Since when some lag has not been readable.
     pub(crate) unknown_since: Option<f64>,
+    /// Since when more has arrived than as many replicas as partitions handle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outrun_since: Option<f64>,
     /// Since when no event has waited long although the replicas were always busy.
     pub(crate) quiet_since: Option<f64>,
     /// Since when nothing has arrived and nothing is left to do.
