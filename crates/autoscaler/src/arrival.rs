@@ -57,8 +57,11 @@ pub(crate) fn learn(
         after.samples.remove(0);
     }
     after.served = Some(((reading.position - before.position).max(0) as f64 / span) as f32);
-    if reading.position != before.position || reading.lag() <= before.residue || !attended {
+    if reading.position != before.position || reading.lag() <= before.residue {
         after.moved = now;
+    } else if !attended {
+        // Time without consumers says nothing of them, and takes nothing back of what was seen before.
+        after.moved = (before.moved + span).min(now);
     }
     if reading.lag() == 0 {
         after.drained = Some(now);

@@ -57,7 +57,7 @@ pub(crate) struct PartitionMemory {
     /// Committed (or starting) offset at that time.
     #[serde(rename = "p")]
     pub(crate) position: i64,
-    /// When the position last moved, or there was nothing to do, or nobody was there to do it.
+    /// When the position last moved or there was nothing to do, later by the time in which nobody was there to do it.
     #[serde(rename = "m")]
     pub(crate) moved: f64,
     /// Since when the position has not moved although there is lag and the group stands, whether or not its pods are ready.

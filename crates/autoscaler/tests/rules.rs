@@ -200,6 +200,19 @@ fn a_stuck_partition_is_told_though_its_consumer_is_not_ready() {
     }
 }
 
+/// A rebalance in between does not make the clock start again.
+#[test]
+fn a_stuck_partition_is_told_in_time_though_the_group_moves() {
+    let mut scene = Scene::steady(24, 2.4, 3);
+    scene.stuck = vec![7];
+    scene.drive(2.4, 100.0, &policy());
+    scene.group = GroupState::Rebalancing;
+    scene.drive(2.4, 10.0, &policy());
+    scene.group = GroupState::Stable;
+    scene.drive(2.4, 60.0, &policy());
+    assert_eq!(names(&scene.look(&policy())), ["Stalled"]);
+}
+
 #[test]
 fn one_slow_event_is_no_stall() {
     let mut scene = Scene::steady(24, 2.4, 3);
