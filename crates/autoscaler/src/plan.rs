@@ -26,6 +26,8 @@ const SHRUNK_AHEAD: f64 = 3.0;
 pub(crate) const AHEAD_SECONDS: f64 = 600.0;
 /// Differences below this many seconds of violation do not matter.
 const NEGLIGIBLE_SECONDS: f64 = 2.0;
+/// No number is better than a smaller one for less than this: the time between two readings, which cannot tell more.
+const WORTH_SECONDS: f64 = 5.0;
 /// After growing, a backlog inside the objective may take so many times the objective to go.
 const DRAIN_TARGETS: f64 = 6.0;
 /// … or so many times as long as with any number.
@@ -219,7 +221,7 @@ impl Plant {
             })
             .collect();
         let best = considered.iter().map(|(_, _, seconds)| *seconds).reduce(f64::min)?;
-        let good = || considered.iter().filter(|(_, _, seconds)| *seconds <= best + NEGLIGIBLE_SECONDS);
+        let good = || considered.iter().filter(|(_, _, seconds)| *seconds <= best + WORTH_SECONDS);
         let share = if self.rising { UTILIZATION_REGROWN } else { UTILIZATION_GROWN };
         let ahead = |load: &Load| load.rate * (1.0 + self.rise);
         let keeps_up = |load: &Load| load.rate <= share * self.capacity && ahead(load) <= self.capacity;

@@ -47,6 +47,8 @@ pub struct Scene {
     pub sink: Option<f64>,
     pub dry_run: bool,
     pub drains: Vec<DrainOutcome>,
+    /// The oldest that an event was seen to be.
+    pub oldest: f64,
     busy: f64,
     processed: f64,
 }
@@ -77,6 +79,7 @@ impl Scene {
             sink: None,
             dry_run: true,
             drains: Vec::new(),
+            oldest: 0.0,
             busy: 0.0,
             processed: 0.0,
         };
@@ -119,6 +122,7 @@ impl Scene {
             self.pass(load);
             let decision = self.decide(policy);
             self.drains.extend(decision.drain_outcome);
+            self.oldest = self.oldest.max(decision.estimates.lag_seconds.unwrap_or(0.0));
             if decision.desired != self.replicas && !self.dry_run {
                 changes.push((self.time - begin, decision.desired));
                 let grows = decision.desired > self.replicas;
