@@ -15,6 +15,8 @@
 //! Samples are taken only while the group has been settled for the whole interval. A replica that is busy and
 //! processes nothing is stuck, not slow; it says nothing.
 
+use std::collections::BTreeMap;
+
 use crate::ConsumerObservation;
 use crate::state::CapacityMemory;
 
@@ -42,6 +44,8 @@ const BUSY: f64 = 0.85;
 pub(crate) const ALWAYS_BUSY: f64 = 0.97;
 /// Work for so many seconds that waits is a backlog.
 const BACKLOG_SECONDS: f64 = 3.0;
+/// It is everywhere if at least this share of the replicas have one of their own.
+const EVERYWHERE_SHARE: f64 = 0.5;
 
 /// What the consumers said, taken together.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,42 +60,64 @@ pub(crate) struct Sample {
     pub(crate) done: f64,
     /// True if the replicas are busy with a backlog: what they do is what they can.
     pub(crate) saturated: bool,
+    /// True if they are, and the backlog is not only at a few of them.
+    pub(crate) everywhere: bool,
     /// True if they had some work waiting from before: then they did it as fast as they can.
     pub(crate) pressed: bool,
 }
 
-/// Takes together what the consumers said, with so many events waiting at the last reading and at this one; `None`
-/// if too few could be read.
+/// What one consumer said: its busy ratio, its events per second, and whether events wait at it, if that is known.
+type Said = (f64, f64, Option<bool>);
+
+/// Takes together what the consumers said, with so many events waiting at the last reading and, by partition, at this
+/// one; `None` if too few could be read.
 pub(crate) fn sample(
     consumers: &[ConsumerObservation],
     replicas: u32,
     lag_before: f64,
-    lag: f64,
+    lags: &BTreeMap<i32, f64>,
 ) -> Option<Sample> {
-    let said: Vec<(f64, f64)> = consumers
+    let said: Vec<Said> = consumers
         .iter()
-        .filter_map(|consumer| Some((consumer.busy?.clamp(0.0, 1.0), consumer.processed_rate?.max(0.0))))
-        .filter(|(busy, rate)| busy.is_finite() && rate.is_finite())
+        .filter_map(|consumer| {
+            let (busy, rate) = (consumer.busy?.clamp(0.0, 1.0), consumer.processed_rate?.max(0.0));
+            Some((busy, rate, has_backlog(consumer, rate, lags)))
+        })
+        .filter(|(busy, rate, _)| busy.is_finite() && rate.is_finite())
         .collect();
     if said.is_empty() || said.len() * 2 < replicas as usize {
         return None;
     }
-    let telling: Vec<(f64, f64)> =
-        said.iter().copied().filter(|(busy, rate)| *busy >= LEAST_BUSY && *rate > 0.0).collect();
-    let mut quotients: Vec<f64> = telling.iter().map(|(busy, rate)| rate / busy).collect();
-    quotients.sort_by(f64::total_cmp);
-    let quality = telling.iter().map(|(busy, _)| busy).sum::<f64>() / telling.len().max(1) as f64;
     let count = said.len() as f64;
-    let throughput = said.iter().map(|(_, rate)| rate).sum::<f64>() * f64::from(replicas) / count;
-    let busy = said.iter().map(|(busy, _)| busy).sum::<f64>() / count;
+    let throughput = said.iter().map(|(_, rate, _)| rate).sum::<f64>() * f64::from(replicas) / count;
+    let busy = said.iter().map(|(busy, _, _)| busy).sum::<f64>() / count;
+    let having = said.iter().filter(|(_, _, backlog)| backlog.unwrap_or(true)).count() as f64;
+    let saturated = busy >= BUSY && lags.values().sum::<f64>() >= BACKLOG_SECONDS * throughput;
     Some(Sample {
         throughput,
         busy,
-        quotient: median(&quotients).map(|capacity| (capacity, quality)),
-        done: said.iter().map(|(_, rate)| *rate).fold(0.0, f64::max),
-        saturated: busy >= BUSY && lag >= BACKLOG_SECONDS * throughput,
+        quotient: quotient(said.iter()),
+        done: said.iter().map(|(_, rate, _)| *rate).fold(0.0, f64::max),
+        saturated,
+        everywhere: saturated && having >= EVERYWHERE_SHARE * count,
         pressed: lag_before >= throughput,
     })
+}
+
+/// True if work waits at this consumer; `None` if it has not told which partitions it has.
+fn has_backlog(consumer: &ConsumerObservation, rate: f64, lags: &BTreeMap<i32, f64>) -> Option<bool> {
+    let partitions = consumer.partitions.as_ref()?;
+    let lag: f64 = partitions.iter().filter_map(|partition| lags.get(partition)).sum();
+    Some(lag >= BACKLOG_SECONDS * rate)
+}
+
+/// Events per second that one replica could do, by the median of those that say so, and how busy these are.
+fn quotient<'a>(said: impl Iterator<Item = &'a Said>) -> Option<(f64, f64)> {
+    let telling: Vec<&Said> = said.filter(|(busy, rate, _)| *busy >= LEAST_BUSY && *rate > 0.0).collect();
+    let mut quotients: Vec<f64> = telling.iter().map(|(busy, rate, _)| rate / busy).collect();
+    quotients.sort_by(f64::total_cmp);
+    let quality = telling.iter().map(|(busy, _, _)| busy).sum::<f64>() / telling.len().max(1) as f64;
+    median(&quotients).map(|capacity| (capacity, quality))
 }
 
 /// Takes a sample into memory. `span` is the time since the last one, `may_fall` is false while it is unclear
@@ -105,12 +131,13 @@ pub(crate) fn learn(
     let mut memory = before.clone();
     memory.quality = (f64::from(before.quality) * (-span / FADING_SECONDS).exp()) as f32;
     let Some(sample) = sample else {
-        (memory.throughput, memory.busy, memory.saturated) = (None, None, false);
+        (memory.throughput, memory.busy, memory.saturated, memory.everywhere) = (None, None, false, false);
         return memory;
     };
     memory.throughput = Some(blend(before.throughput, sample.throughput, span, RECENT_SECONDS));
     memory.busy = Some(blend(before.busy, sample.busy, span, RECENT_SECONDS));
     memory.saturated = sample.saturated;
+    memory.everywhere = sample.everywhere;
     follow_quotient(&mut memory, before, &sample, span, may_fall);
     // By less than that the quotient finds it out, with less chance in it.
     let far = memory.rate.is_none_or(|rate| f64::from(rate) * (1.0 + STEP_SHARE) < sample.done);
@@ -203,7 +230,8 @@ mod tests {
     /// Capacity after samples of busy ratio, rate and lag, five seconds apart.
     fn after(samples: &[(f64, f64, f64)]) -> CapacityMemory {
         let learn_one = |memory, (busy, rate, lag): &(f64, f64, f64)| {
-            learn(&memory, sample(&[consumer(*busy, *rate)], 1, 0.0, *lag), 5.0, true)
+            let lags = BTreeMap::from([(0, *lag)]);
+            learn(&memory, sample(&[consumer(*busy, *rate)], 1, 0.0, &lags), 5.0, true)
         };
         samples.iter().fold(CapacityMemory::default(), learn_one)
     }
@@ -248,10 +276,31 @@ mod tests {
         assert_eq!(after(&samples).rate, Some(50.0));
     }
 
+    /// A consumer with small batches is always busy, so what waits at one of them would look like all at their limit.
+    #[test]
+    fn a_backlog_is_everywhere_if_half_of_the_replicas_have_one() {
+        let has =
+            |partition| ConsumerObservation { partitions: Some(vec![partition]), ..consumer(1.0, 100.0) };
+        let untold = vec![consumer(1.0, 100.0); 3];
+        let told: Vec<ConsumerObservation> = (0..3).map(has).collect();
+        let cases = [
+            (&told, [9000.0, 0.0, 0.0], (true, false)),
+            (&told, [9000.0, 400.0, 0.0], (true, true)),
+            (&told, [200.0, 200.0, 200.0], (false, false)),
+            (&untold, [9000.0, 0.0, 0.0], (true, true)),
+        ];
+        for (consumers, lags, expected) in cases {
+            let by_partition = (0..).zip(lags).collect();
+            let sample = sample(consumers, 3, 0.0, &by_partition).unwrap();
+            assert_eq!((sample.saturated, sample.everywhere), expected, "{lags:?}");
+        }
+    }
+
     #[test]
     fn a_replica_that_is_stuck_says_nothing() {
         let both = [consumer(1.0, 0.0), consumer(0.8, 80.0)];
-        let quotient = sample(&both, 2, 0.0, 1000.0).and_then(|sample| sample.quotient);
+        let quotient =
+            sample(&both, 2, 0.0, &BTreeMap::from([(0, 1000.0)])).and_then(|sample| sample.quotient);
         assert_eq!(quotient.map(|(capacity, _)| capacity.round()), Some(100.0));
     }
 }

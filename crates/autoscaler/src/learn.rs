@@ -162,9 +162,9 @@ fn learn_capacity(
     }
     let lag_before =
         before.partitions.values().map(|memory| memory.end.saturating_sub(memory.position) as f64).sum();
-    let lag = readings.known.iter().map(|reading| reading.lag() as f64).sum();
+    let lags = readings.known.iter().map(|reading| (reading.partition, reading.lag() as f64)).collect();
     let seen = if attended {
-        capacity::sample(&observation.consumers, replicas, lag_before, lag)
+        capacity::sample(&observation.consumers, replicas, lag_before, &lags)
             .or_else(|| backlogged(state, readings, replicas))
     } else {
         None
@@ -203,6 +203,7 @@ fn backlogged(state: &State, readings: &Readings, replicas: u32) -> Option<Sampl
         quotient: Some((capacity, 1.0)),
         done: capacity,
         saturated: true,
+        everywhere: true,
         pressed: true,
     })
 }

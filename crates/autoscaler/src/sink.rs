@@ -2,7 +2,8 @@
 //!
 //! Every growth is an experiment. If all replicas were busy before it and all are busy after it, the throughput
 //! must have risen in proportion; when it rose by less than a quarter of that, something behind the consumers is
-//! at its limit (Flink calls it ineffective scaling). Then the replicas go back to the least number that stores
+//! at its limit (Flink calls it ineffective scaling). Busy with a backlog of their own, that is: a consumer that takes small
+//! batches is busy with whatever arrives. Then the replicas go back to the least number that stores
 //! as much, and the limit is remembered for an hour, so that the experiment is not made again and again.
 //! A gain between a quarter and three quarters is ambiguous (the limit may lie in between, or the replicas
 //! became slower): the capacity known before is kept in mind until the next experiment tells.
@@ -63,7 +64,8 @@ pub(crate) fn judge(
     memory.trial = None;
     let expected = f64::from(trial.throughput) * (f64::from(trial.to) / f64::from(trial.from) - 1.0);
     let gain = (throughput - f64::from(trial.throughput)) / expected.max(f64::MIN_POSITIVE);
-    if !capacity.saturated || gain >= EFFECTIVE {
+    // Where only a few have something left to do, the others store what arrives, and that is no more than before.
+    if !capacity.everywhere || gain >= EFFECTIVE {
         memory.doubt = None;
         return (memory, None);
     }
@@ -165,6 +167,26 @@ pub(crate) fn in_doubt(memory: &SinkMemory) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A third replica beside two that stored 200 should add 100.
+    #[test]
+    fn a_growth_is_futile_only_if_all_had_enough_to_do() {
+        let trial = Trial { from: 2, to: 3, throughput: 200.0, capacity: 100.0 };
+        let memory = SinkMemory { trial: Some(trial), ..SinkMemory::default() };
+        for (stored, everywhere, futile) in
+            [(205.0, true, true), (205.0, false, false), (240.0, true, false), (300.0, true, false)]
+        {
+            let capacity = CapacityMemory {
+                saturated: true,
+                everywhere,
+                throughput: Some(stored),
+                ..CapacityMemory::default()
+            };
+            let (after, _) = judge(&memory, &capacity, 12, Some(60.0), 100.0);
+            assert_eq!(after.ceiling.is_some(), futile, "{stored} per second, everywhere: {everywhere}");
+            assert!(after.trial.is_none(), "it is judged once");
+        }
+    }
 
     /// The least number that reaches the limit on average may leave a backlog on its busiest replica.
     #[test]

@@ -104,6 +104,9 @@ pub(crate) struct CapacityMemory {
     pub(crate) bound: bool,
     /// True if the replicas were busy with a backlog at the last observation.
     pub(crate) saturated: bool,
+    /// True if the backlog was not only at a few of them.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) everywhere: bool,
     /// How busy the replicas were when it was learned, fading with time.
     pub(crate) quality: f32,
     /// The latest samples, oldest first, at most two.
