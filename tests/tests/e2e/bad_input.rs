@@ -30,7 +30,7 @@ pub(crate) async fn missing_secrets_are_named(place: &Place<'_>) -> Result<()> {
     let rows = place.produce(1, 500).await?;
     place.events("late", &["SecretNotFound"]).await?;
     // Its group is not the place's, so the rows alone tell.
-    testbed::wait::until_true("the rows are there", crate::world::LATER, || async {
+    testbed::wait::until_true("the rows are there", testbed::place::LATER, || async {
         Ok(place.rows().await? == rows)
     })
     .await

@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use testbed::place::LATER;
 use testbed::wait;
 
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 pub(crate) async fn kubectl_is_enough(place: &Place<'_>) -> Result<()> {
     place.apply(&place.pipeline("clicks", json!({"scaling": {"mode": "Fixed", "replicas": 1}}))?).await?;

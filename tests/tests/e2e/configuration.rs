@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use serde_json::json;
+use testbed::place::{CONSUMERS, LATER};
 use testbed::wait;
 
-use crate::world::{CONSUMERS, LATER, Place};
+use crate::world::Place;
 
 /// A new setting reaches the consumers by new pods, and nothing is lost or stored twice on the way.
 pub(crate) async fn a_changed_configuration_replaces_the_consumers(place: &Place<'_>) -> Result<()> {

@@ -9,9 +9,10 @@ use kube::Resource;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use testbed::place::LATER;
 use testbed::wait;
 
-use crate::world::{LATER, Place, SOON};
+use crate::world::{Place, SOON};
 
 /// One event in a transaction makes a consumer so slow that a small backlog is worth several of them; short windows let a
 /// test see the way down.

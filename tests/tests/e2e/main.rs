@@ -10,16 +10,16 @@ mod configuration;
 mod lifecycle;
 mod readme;
 mod runbooks;
-mod scenario;
 mod strangers;
 mod world;
 
 use anyhow::Result;
 use futures::future::FutureExt;
-use scenario::Scenario;
+use testbed::scenario::{Named, play_all};
+use world::World;
 
 /// Name of the namespace, and what happens in it.
-const SCENARIOS: [(&str, Scenario); 12] = [
+const SCENARIOS: [Named<World>; 12] = [
     ("lifecycle", |place| lifecycle::from_nothing_to_rows_and_back(place).boxed()),
     ("deletion", |place| lifecycle::deletion_leaves_only_the_data(place).boxed()),
     ("rollout", |place| configuration::a_changed_configuration_replaces_the_consumers(place).boxed()),
@@ -36,5 +36,5 @@ const SCENARIOS: [(&str, Scenario); 12] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pipelines_on_a_real_cluster() -> Result<()> {
-    scenario::play_all(&SCENARIOS).await
+    play_all(&World::start().await?, &SCENARIOS, &[], false).await
 }

@@ -7,10 +7,11 @@ use chrono::Utc;
 use sqlx::PgPool;
 use testbed::generator::produce::{Target, produce};
 use testbed::generator::{Generator, Options};
+use testbed::place::LATER;
 use testbed::{cache, process, wait};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 const README: &str = include_str!("../../../README.md");
 

@@ -10,15 +10,16 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use testbed::dashboards::repository;
+use testbed::place::{CONSUMERS, LATER};
 use testbed::{cache, process, wait};
 use tokio::sync::Mutex;
 
 use crate::causes;
-use crate::scenario::Scenario;
-use crate::world::{CONSUMERS, LATER, Place, World};
+use crate::world::{Place, World};
+use testbed::scenario::{Named, Scenario};
 
 /// Namespace, and the failure that is caused there; a cause tries the runbooks it leads to.
-const CAUSES: [(&str, Scenario); 15] = [
+const CAUSES: [Named<World>; 15] = [
     ("blocked", |place| causes::a_table_is_locked(place).boxed()),
     ("slow", |place| causes::consumers_are_too_slow(place).boxed()),
     ("hot", |place| causes::all_events_have_one_key(place).boxed()),
@@ -53,7 +54,7 @@ async fn the_first_commands_of_each_runbook_lead_to_the_cause() -> Result<()> {
         .collect()
         .await;
     // One after the other: each takes the controller away.
-    let of_controller: [(&str, Scenario); 3] = [
+    let of_controller: [Named<World>; 3] = [
         ("foreign", |place| causes::an_object_belongs_to_another(place).boxed()),
         ("leaderless", |place| causes::the_lease_is_forbidden(place).boxed()),
         ("absent", |place| causes::there_is_no_controller(place).boxed()),
@@ -65,7 +66,7 @@ async fn the_first_commands_of_each_runbook_lead_to_the_cause() -> Result<()> {
     Ok(())
 }
 
-async fn play(world: &World, name: &str, cause: Scenario) -> Result<()> {
+async fn play(world: &World, name: &str, cause: Scenario<World>) -> Result<()> {
     let place = Place::make(world, name).await?;
     let outcome = cause(&place).await;
     // Others need the machine.

@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
+use testbed::place::LATER;
 use testbed::wait;
 
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 /// What belongs to somebody else is left alone, and named.
 pub(crate) async fn foreign_objects_are_left_alone(place: &Place<'_>) -> Result<()> {

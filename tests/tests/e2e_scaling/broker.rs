@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use testbed::place::LATER;
 use testbed::wait;
 use testbed::{Kafka, KafkaOptions};
 
 use crate::load::{Load, PARTITIONS, replicas, slow_down, spec};
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 /// Longer than the windows after which consumers would go if nothing waited.
 const WATCHED: Duration = Duration::from_secs(30);

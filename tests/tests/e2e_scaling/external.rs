@@ -6,10 +6,11 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use testbed::place::LATER;
 use testbed::wait;
 
 use crate::load::replicas;
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 /// With the mode External the number is whatever the HorizontalPodAutoscaler says; with the mode Lag it finds
 /// no number that it could change.

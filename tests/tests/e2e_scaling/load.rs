@@ -7,11 +7,12 @@ use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use testbed::generator::produce::{Target, produce};
 use testbed::generator::{Counts, Generator, Options};
+use testbed::place::LATER;
 use testbed::wait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 /// Partitions of a topic: enough to tell the right number from "as many as can be".
 pub(crate) const PARTITIONS: i32 = 8;

@@ -8,8 +8,6 @@ mod broker;
 mod commands;
 mod external;
 mod load;
-#[path = "../e2e/scenario.rs"]
-mod scenario;
 mod schedules;
 mod stall;
 mod step;
@@ -19,11 +17,11 @@ mod world;
 
 use anyhow::Result;
 use futures::future::FutureExt;
-use scenario::Scenario;
+use testbed::scenario::{self, Named};
 use world::World;
 
 /// Name of the namespace, and what happens in it.
-const SCENARIOS: [(&str, Scenario); 5] = [
+const SCENARIOS: [Named<World>; 5] = [
     ("step", |place| step::a_step_of_load_is_met_with_one_jump_and_its_end_quietly(place).boxed()),
     ("schedules", |place| schedules::an_open_window_raises_the_floor(place).boxed()),
     ("external", |place| external::a_horizontal_pod_autoscaler_decides_alone(place).boxed()),
@@ -33,7 +31,7 @@ const SCENARIOS: [(&str, Scenario); 5] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn consumers_follow_the_load_and_nothing_else() -> Result<()> {
-    scenario::play_all(&SCENARIOS).await
+    scenario::play_all(&World::start().await?, &SCENARIOS, &[], false).await
 }
 
 /// `make soak`: minutes of a constant load, which is no reason to change anything.
@@ -41,5 +39,5 @@ async fn consumers_follow_the_load_and_nothing_else() -> Result<()> {
 #[ignore = "takes SOAK_SECONDS (1200)"]
 async fn soak() -> Result<()> {
     let world = World::start().await?;
-    scenario::play(&world, "soak", |place| step::a_constant_load_changes_nothing(place).boxed()).await
+    scenario::play(&world, "soak", |place| step::a_constant_load_changes_nothing(place).boxed(), false).await
 }

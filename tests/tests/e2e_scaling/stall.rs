@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use testbed::place::LATER;
 use testbed::wait;
 
 use crate::load::{Load, PARTITIONS, changes, replicas, spec};
-use crate::world::{LATER, Place};
+use crate::world::Place;
 
 /// The partition that stands still.
 const POISONED: i32 = 3;

@@ -10,12 +10,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use testbed::place::LATER;
 use testbed::process::{Process, tied};
 use testbed::{Image, controller_binary, wait};
-use tokio_util::sync::CancellationToken;
 
-use crate::place::Place;
-use crate::world::{LATER, OPERATOR};
+use crate::world::OPERATOR;
+use crate::world::Place;
 
 const PIPELINE: &str = "clicks";
 const ROUNDS: u32 = 10;
@@ -84,14 +84,14 @@ async fn change(place: &Place<'_>, round: u32) -> Result<()> {
         "scaling": {"mode": "Fixed", "replicas": 1 + (round + 1) % 2},
         "networkPolicy": {"mode": mode},
     });
-    place.apply(PIPELINE, spec).await
+    place.apply(&place.pipeline(PIPELINE, spec)?).await
 }
 
 /// Waits until the pipeline is as it should be and stores events; gives back how many rows there shall be of them.
 async fn settled(place: &Place<'_>, seed: u64) -> Result<i64> {
     place.condition(PIPELINE, "Reconciled", "True", "AsExpected").await?;
     place.condition(PIPELINE, "Migrated", "True", "MigrationSucceeded").await?;
-    let rows = place.produce(seed, 1_000, None, CancellationToken::new()).await?;
+    let rows = place.produce(seed, 1_000).await?;
     wait::until_true("the consumers are as described", LATER, || async {
         let deployment = place.deployment(PIPELINE).await?;
         let status = deployment.status.unwrap_or_default();

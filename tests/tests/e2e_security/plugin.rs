@@ -5,18 +5,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use testbed::place::LATER;
 use testbed::{cache, plugin_binary, process, wait};
-use tokio_util::sync::CancellationToken;
 
-use crate::place::Place;
-use crate::world::LATER;
+use crate::world::Place;
 
 const PIPELINE: &str = "clicks";
 
 pub(crate) async fn the_frequent_things_are_short(place: &Place<'_>) -> Result<()> {
-    place.apply(PIPELINE, json!({"scaling": {"mode": "Fixed", "replicas": 1}})).await?;
-    place.consumers(PIPELINE, 1).await?;
-    let rows = place.produce(1, 3_000, None, CancellationToken::new()).await?;
+    place.apply(&place.pipeline(PIPELINE, json!({"scaling": {"mode": "Fixed", "replicas": 1}}))?).await?;
+    place.consumers("one consumer", |count| count == 1).await?;
+    let rows = place.produce(1, 3_000).await?;
     place.stored(rows).await?;
 
     status(place).await?;
@@ -94,14 +93,14 @@ async fn dead_letters(place: &Place<'_>) -> Result<()> {
 async fn pause_and_resume(place: &Place<'_>, rows: i64) -> Result<()> {
     let said = apl(place, &["pause", PIPELINE]).await?;
     ensure!(said.contains("kubectl apl resume clicks"), "{said}");
-    place.consumers(PIPELINE, 0).await?;
+    place.consumers("no consumer", |count| count == 0).await?;
     let again = apl(place, &["pause", PIPELINE]).await?;
     ensure!(again.contains("was paused already"), "{again}");
     // Without a consumer there is nowhere to look from, and the way out is named.
     let nowhere = apl(place, &["dead-letters", PIPELINE]).await;
     let nowhere = format!("{:#}", nowhere.err().context("dead letters were read without a consumer")?);
     ensure!(nowhere.contains("kubectl apl resume clicks"), "{nowhere}");
-    let more = place.produce(2, 500, None, CancellationToken::new()).await?;
+    let more = place.produce(2, 500).await?;
     apl(place, &["resume", PIPELINE]).await?;
     place.stored(rows + more).await
 }

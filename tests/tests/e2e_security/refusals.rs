@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use serde_json::{Value, json};
+use testbed::place::LATER;
 use testbed::wait;
 
-use crate::place::{Place, write_secret};
 use crate::trust::{PASSWORD, USER};
-use crate::world::LATER;
+use crate::world::Place;
 
 /// A pipeline that cannot work: its name, what is wrong with it, the condition and reason that say so, and words of the message.
 struct Row {
@@ -25,7 +25,7 @@ pub(crate) async fn what_servers_refuse_is_named(place: &Place<'_>) -> Result<()
         let mut spec = row.spec.clone();
         spec["source"]["groupId"] = json!(row.name);
         spec["scaling"] = json!({"mode": "Fixed", "replicas": 1});
-        place.apply(row.name, spec).await?;
+        place.apply(&place.pipeline(row.name, spec)?).await?;
     }
     let outcomes = join_all(rows.iter().map(|row| named(place, row))).await;
     let failed: Vec<_> =
@@ -68,7 +68,7 @@ async fn secrets(place: &Place<'_>) -> Result<()> {
         place.secret(name, data).await?;
     }
     // It is there, but not for pipelines of this namespace.
-    write_secret(place.world, "plugin", "only-elsewhere", json!({"url": secure})).await
+    place.secret_in("plugin", "only-elsewhere", json!({"url": secure})).await
 }
 
 fn kafka(place: &Place<'_>) -> Result<Vec<Row>> {

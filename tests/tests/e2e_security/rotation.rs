@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
+use testbed::place::{LATER, World as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::place::Place;
 use crate::trust::{PASSWORD, ROTATING};
-use crate::world::LATER;
+use crate::world::Place;
 
 const PIPELINE: &str = "clicks";
 const NEW_PASSWORD: &str = "battery staple";
@@ -20,12 +20,13 @@ const LOOK: Duration = Duration::from_millis(200);
 /// moment is there none, and each event is stored once.
 pub(crate) async fn credentials_are_rotated_without_a_gap(place: &Place<'_>) -> Result<()> {
     prepare(place).await?;
-    place.apply(PIPELINE, spec(place)?).await?;
-    let before = place.consumers(PIPELINE, 2).await?;
+    place.apply(&place.pipeline(PIPELINE, spec(place)?)?).await?;
+    place.consumers("two consumers", |count| count == 2).await?;
+    let before = place.pod_names().await?;
     place.condition(PIPELINE, "LagAvailable", "True", "LagRead").await?;
 
     let stop = CancellationToken::new();
-    let load = place.produce(1, 1_000_000, Some(300.0), stop.clone());
+    let load = place.produce_until(1, 1_000_000, Some(300.0), stop.clone());
     let rotation = async {
         let rotated = rotate(place, &before).await;
         stop.cancel();
@@ -49,7 +50,7 @@ async fn nothing_secret_is_told(place: &Place<'_>) -> Result<()> {
     };
     let namespace = &place.namespace;
     let mut told = kubectl(format!("-n {namespace} get apl,events -o yaml")).await?;
-    for pod in place.ready_pods(PIPELINE).await? {
+    for pod in place.pod_names().await? {
         let metrics =
             kubectl(format!("get --raw /api/v1/namespaces/{namespace}/pods/{pod}:9090/proxy/metrics"))
                 .await?;
@@ -109,7 +110,7 @@ async fn rotate(place: &Place<'_>, before: &[String]) -> Result<usize> {
     let deadline = tokio::time::Instant::now() + LATER;
     let mut fewest = usize::MAX;
     loop {
-        let ready = place.ready_pods(PIPELINE).await?;
+        let ready = place.pod_names().await?;
         fewest = fewest.min(ready.len());
         if ready.len() == 2 && ready.iter().all(|name| !before.contains(name)) && settled(place).await? {
             return Ok(fewest);

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::json;
 use testbed::Image;
+use testbed::place::LATER;
 use tokio_util::sync::CancellationToken;
 
-use crate::place::Place;
-use crate::world::LATER;
+use crate::world::Place;
 
 const PIPELINE: &str = "clicks";
 const NEXT: &str = "analytics-pipeline:next";
@@ -25,8 +25,9 @@ pub(crate) async fn a_new_image_comes_one_by_one_and_without_decisions(place: &P
         "delivery": {"batch": {"maxEvents": 1}},
         "scaling": {"minReplicas": 2, "maxReplicas": 4, "targetLagSeconds": 1},
     });
-    place.apply(PIPELINE, spec).await?;
-    let before = place.consumers(PIPELINE, 2).await?;
+    place.apply(&place.pipeline(PIPELINE, spec)?).await?;
+    place.consumers("two consumers", |count| count == 2).await?;
+    let before = place.pod_names().await?;
 
     let stop = CancellationToken::new();
     let load = pile_up(place, &stop);
@@ -59,7 +60,7 @@ pub(crate) async fn a_new_image_comes_one_by_one_and_without_decisions(place: &P
         "{} pods instead of {wanted}: more than one at a time",
         seen.most_pods
     );
-    let after = place.ready_pods(PIPELINE).await?;
+    let after = place.pod_names().await?;
     ensure!(after.iter().all(|name| !before.contains(name)), "{before:?}, then {after:?}");
     place.stored(rows).await
 }
@@ -68,7 +69,7 @@ pub(crate) async fn a_new_image_comes_one_by_one_and_without_decisions(place: &P
 async fn pile_up(place: &Place<'_>, stop: &CancellationToken) -> Result<i64> {
     let mut rows = 0;
     for seed in 1.. {
-        rows += place.produce(seed, 500, None, CancellationToken::new()).await?;
+        rows += place.produce(seed, 500).await?;
         while !stop.is_cancelled() && place.lag().await? > 1_500 {
             tokio::time::sleep(LOOK).await;
         }

@@ -1,11 +1,10 @@
 //! The cluster with the operator on it, and servers that insist.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use kube::Client;
 use testbed::{
-    Cluster, ClusterOptions, Image, Kafka, KafkaOptions, Node, Postgres, PostgresOptions, helm, process,
+    Cluster, ClusterOptions, Image, Kafka, KafkaOptions, Node, Postgres, PostgresOptions, helm, place,
+    process,
 };
 
 use crate::trust::{PASSWORD, ROTATING, Trust, USER};
@@ -14,8 +13,6 @@ use crate::trust::{PASSWORD, ROTATING, Trust, USER};
 pub(crate) const OPERATOR: &str = "analytics-system";
 /// The namespace that the installed operator does not watch: a test runs a controller of its own for it.
 pub(crate) const DISTURBED: &str = "disturbed";
-/// How long anything may take that takes seconds on an idle machine.
-pub(crate) const LATER: Duration = Duration::from_secs(240);
 
 /// Namespaces with pipelines.
 const NAMESPACES: [&str; 5] = ["plugin", "refusals", "rotation", "upgrade", DISTURBED];
@@ -27,6 +24,27 @@ pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) client: Client,
     pub(crate) trust: Trust,
+}
+
+/// Where a scenario plays.
+pub(crate) type Place<'a> = testbed::Place<'a, World>;
+
+impl place::World for World {
+    fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn kafka(&self) -> &Kafka {
+        &self.kafka
+    }
+
+    fn postgres(&self) -> &Postgres {
+        &self.postgres
+    }
 }
 
 impl World {
@@ -75,10 +93,5 @@ impl World {
             command.args(["--set", value]);
         }
         process::output(command).await.map(drop)
-    }
-
-    pub(crate) async fn controller_log(&self) -> String {
-        let words = ["-n", OPERATOR, "logs", "deployment/analytics-controller", "--tail=200"];
-        self.cluster.kubectl(&words).await.unwrap_or_else(|error| format!("{error:#}"))
     }
 }
