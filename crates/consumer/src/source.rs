@@ -7,6 +7,7 @@ mod headers;
 mod properties;
 mod quiet_ends;
 mod reader;
+mod repeats;
 mod start;
 mod topic_id;
 mod trouble;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -13,6 +14,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Positions;
+use super::repeats::Repeats;
 use super::trouble::{self, Trouble};
 use crate::metrics::Metrics;
 use crate::status::Status;
@@ -33,6 +35,7 @@ pub struct Context {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     trouble: Arc<Trouble>,
+    repeats: Repeats,
 }
 
 impl Context {
@@ -47,6 +50,7 @@ impl Context {
             metrics,
             status,
             trouble: Arc::default(),
+            repeats: Repeats::default(),
         }
     }
 
@@ -92,7 +96,14 @@ impl ClientContext for Context {
         if facility == "FAIL" {
             self.trouble.noted(message.split_once("]: ").map_or(message, |(_, message)| message));
         }
-        log_line(level, facility, message);
+        // librdkafka's names of its threads are of no interest to whoever reads the same of another.
+        if self
+            .repeats
+            .say(message.split_once("]: ").map_or(message, |(_, said)| said), Instant::now())
+            .is_some()
+        {
+            log_line(level, facility, message);
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -111,12 +122,16 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        match self.trouble.reported(code, reason) {
-            Some(cause) => {
-                tracing::warn!(reason, "{cause}");
-                self.status.kafka_unreachable(cause);
+        let cause = self.trouble.reported(code, reason);
+        if let Some(left_out) = self.repeats.say(&format!("{code:?} {reason}"), Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            match &cause {
+                Some(cause) => tracing::warn!(reason, left_out, "{cause}"),
+                None => tracing::warn!(%error, reason, left_out, "Kafka"),
             }
-            None => tracing::warn!(%error, reason, "Kafka"),
+        }
+        if let Some(cause) = cause {
+            self.status.kafka_unreachable(cause);
         }
         if code == RDKafkaErrorCode::SSL {
             trouble::examine(&self.trouble, &self.status, reason);
