@@ -275,6 +275,10 @@ fn growth(view: &View<'_>) -> Option<Choice> {
     let plant = view.plant?;
     let unbounded = plant.growth(&view.bounds.levels);
     if let Some(desired) = grown(view) {
+        let allowed = |recalled: &u32| view.candidates().last().is_some_and(|most| recalled <= most);
+        let desired = gate::recalled(&view.state.scaling, desired, view.now())
+            .filter(|recalled| plant.is_outrun() && allowed(recalled))
+            .unwrap_or(desired);
         let needed = unbounded.unwrap_or(desired).max(desired);
         let limited_by = if needed > desired { view.bounds.cap_by } else { Limit::None };
         return Some(Choice::new(desired, needed, limited_by, Reason::LagAboveTarget));

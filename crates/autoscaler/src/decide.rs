@@ -15,8 +15,6 @@ use crate::{
 
 /// Growing again within so many seconds means that the load is rising.
 const RISING_SECONDS: f64 = 1200.0;
-/// Arrivals outrun replicas that are this busy with them.
-const OUTRUN_SHARE: f64 = 1.05;
 /// A rise of less than this share is not told from chance, …
 const LEAST_RISE: f64 = 0.1;
 /// … and one of more than this is not believed.
@@ -76,7 +74,9 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
             Some(plant.drain_seconds(choice.desired)).filter(|seconds| seconds.is_finite());
     }
     decision.explanation = explain::sentence(&decision, observation, policy);
-    next.scaling.asked = asked(&choice, &decision.estimates, observation);
+    let since = shadow::sufficed_since(&next, bounds.level_of(choice.desired));
+    let outrun = plant.as_ref().is_some_and(Plant::is_outrun);
+    next.scaling.asked = asked(&choice, &decision.estimates, observation, outrun, since);
     (next, decision)
 }
 
@@ -165,13 +165,19 @@ fn drain_outcome(state: &mut State, age: f64, policy: &Policy, now: f64) -> Opti
     None
 }
 
-fn asked(choice: &Choice, estimates: &Estimates, observation: &Observation) -> Option<Asked> {
+fn asked(
+    choice: &Choice,
+    estimates: &Estimates,
+    observation: &Observation,
+    outrun: bool,
+    since: Option<f64>,
+) -> Option<Asked> {
     (choice.desired != observation.replicas.spec).then_some(Asked {
         time: observation.time,
         desired: choice.desired,
         urgent: choice.reason == Reason::LagAboveTarget,
-        outrun: choice.reason == Reason::LagAboveTarget
-            && estimates.utilization.is_some_and(|share| share > OUTRUN_SHARE),
+        outrun: choice.reason == Reason::LagAboveTarget && outrun,
         drain_seconds: estimates.predicted_drain_seconds,
+        spare_since: since.filter(|_| choice.desired < observation.replicas.spec),
     })
 }

@@ -1,6 +1,6 @@
 //! When a decision may be taken at all: pods, rollout and group have settled, and how long that usually takes.
 
-use crate::state::{Change, Drain, ScalingMemory};
+use crate::state::{Asked, Change, Drain, ScalingMemory};
 use crate::{GroupState, Observation, Policy};
 
 /// Assumed until it has been measured: from a decision to grow until the new replicas consume.
@@ -17,6 +17,12 @@ const STUCK_SECONDS: f64 = 120.0;
 const REGRET_WINDOWS: f64 = 6.0;
 /// The window for scale-downs is doubled at most so often.
 const MOST_WIDENINGS: u8 = 3;
+/// A load that stays away for longer than this is not waited for.
+const LONGEST_LULL_SECONDS: f64 = 3600.0;
+/// A number that is more than so many times what is needed now is not taken on suspicion.
+const RECALLED_FACTOR: u32 = 2;
+/// A load is waited for so many times longer than it stayed away before.
+const LULL_FACTOR: f64 = 1.25;
 
 /// Whether a decision may be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +88,18 @@ pub(crate) fn window(memory: &ScalingMemory, policy: &Policy) -> f64 {
     policy.stabilization_seconds.max(0.0) * f64::from(1_u32 << memory.widened.min(MOST_WIDENINGS))
 }
 
+/// Seconds for which the load stayed away before it came again and fewer replicas had to be taken back, with some to spare.
+pub(crate) fn lull_seconds(memory: &ScalingMemory) -> f64 {
+    LULL_FACTOR * memory.lull.map_or(0.0, f64::from)
+}
+
+/// Where arrivals call for `desired` replicas: the number that they needed before they went, if that is not long ago. A load that
+/// comes again comes as high, and one growth does where several would follow each other.
+pub(crate) fn recalled(memory: &ScalingMemory, desired: u32, now: f64) -> Option<u32> {
+    let fresh = memory.spare_since.is_some_and(|since| now - since < LONGEST_LULL_SECONDS);
+    memory.peak.filter(|peak| fresh && (desired..=RECALLED_FACTOR * desired).contains(peak))
+}
+
 fn in_place(observation: &Observation) -> bool {
     let replicas = &observation.replicas;
     let members = replicas.group_members.is_none_or(|members| members == replicas.spec);
@@ -103,24 +121,47 @@ fn note_change(memory: &mut ScalingMemory, observation: &Observation, policy: &P
     memory.last = Some(Change { time, from, to, settling: true });
     memory.changes.push(time);
     if to < from {
-        memory.lowered = Some(time);
-        memory.drain = None;
-        return;
+        note_lowered(memory, asked, time, policy);
+    } else {
+        let urgent = asked.filter(|asked| asked.urgent);
+        note_grown(memory, urgent, time);
+        let within = REGRET_WINDOWS * policy.stabilization_seconds;
+        let regretted = memory.lowered.is_some_and(|lowered| time - lowered < within);
+        if urgent.is_some() && regretted && from > 0 && memory.widened < MOST_WIDENINGS {
+            memory.widened += 1;
+            memory.widened_at = now;
+        }
     }
-    let urgent = asked.is_some_and(|asked| asked.urgent);
-    let predicted = asked.and_then(|asked| asked.drain_seconds).filter(|_| urgent);
+}
+
+fn note_lowered(memory: &mut ScalingMemory, asked: Option<Asked>, time: f64, policy: &Policy) {
+    memory.lowered = Some(time);
+    memory.drain = None;
+    // What was waited for has not come.
+    memory.lull = None;
+    // A burst shorter than the window comes and goes too fast to be waited for.
+    let since = asked.and_then(|asked| asked.spare_since);
+    let lasted =
+        |since: &f64| memory.outgrown.is_some_and(|grown| since - grown >= policy.stabilization_seconds);
+    if memory.spare_since.is_none() {
+        memory.spare_since = since.filter(lasted);
+        memory.peak = memory.spare_since.and(memory.last).map(|last| last.from);
+    }
+}
+
+/// `urgent` is what was asked for, if the objective called for it.
+fn note_grown(memory: &mut ScalingMemory, urgent: Option<Asked>, time: f64) {
+    let predicted = urgent.and_then(|asked| asked.drain_seconds);
     memory.drain = predicted.map(|predicted_seconds| Drain { since: time, predicted_seconds });
-    if urgent {
+    let spare_since = memory.spare_since.take();
+    memory.peak = None;
+    if urgent.is_some() {
         memory.grown = Some(time);
     }
-    if asked.is_some_and(|asked| asked.outrun) {
+    if urgent.is_some_and(|asked| asked.outrun) {
         memory.outgrown = Some(time);
-    }
-    let regretted =
-        memory.lowered.is_some_and(|lowered| time - lowered < REGRET_WINDOWS * policy.stabilization_seconds);
-    if urgent && regretted && from > 0 && memory.widened < MOST_WIDENINGS {
-        memory.widened += 1;
-        memory.widened_at = now;
+        let lull = spare_since.map(|since| time - since).filter(|lull| *lull < LONGEST_LULL_SECONDS);
+        memory.lull = lull.map(|lull| lull as f32).or(memory.lull);
     }
 }
 

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use crate::fluid::{advance, drain_seconds, violation};
 use crate::shape::{Load, Shape, together};
 
+/// Arrivals outrun replicas that are this busy with them.
+const OUTRUN_SHARE: f64 = 1.05;
 /// The plan aims below the objective by this factor; the rest is for what the model does not know.
 const AIM: f64 = 0.7;
 /// Share of the objective up to which a virtual queue may fill.
@@ -92,6 +94,12 @@ impl Plant {
     /// Share of its capacity that the most loaded replica needs for the arrivals.
     pub(crate) fn utilization(&self) -> f64 {
         self.present().iter().map(|load| load.rate).fold(0.0, f64::max) / self.capacity
+    }
+
+    /// True if arrivals alone, whatever has gathered before, are more than the replicas handle.
+    pub(crate) fn is_outrun(&self) -> bool {
+        let share = self.utilization();
+        share.is_finite() && share > OUTRUN_SHARE
     }
 
     /// Seconds of violation if nothing is done, within `horizon`.

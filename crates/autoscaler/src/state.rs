@@ -133,6 +133,15 @@ pub(crate) struct ScalingMemory {
     /// The last growth that arrivals, not a backlog, called for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) outgrown: Option<f64>,
+    /// Since when the smaller number that was taken after the last growth would have sufficed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) spare_since: Option<f64>,
+    /// The number before that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peak: Option<u32>,
+    /// For so many seconds a smaller number would have sufficed before the last growth that took a scale-down back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lull: Option<f32>,
     /// Times of the changes within the last hour.
     pub(crate) changes: Vec<f64>,
     /// Since when pods or group have not been what they should be.
@@ -168,6 +177,9 @@ pub(crate) struct Asked {
     pub(crate) outrun: bool,
     /// Predicted seconds until the backlog is gone, if that can be told.
     pub(crate) drain_seconds: Option<f64>,
+    /// For fewer: since when they would have sufficed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spare_since: Option<f64>,
 }
 
 /// A change of the replica count.

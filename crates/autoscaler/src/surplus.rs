@@ -93,8 +93,11 @@ fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
                 return Some((candidate, changed + view.policy.cooldown_seconds));
             }
             let window = window(candidate);
-            let due =
-                (since.max(grown) + window * certainty).max(changed).max(lowered + FALLING_WINDOWS * window);
+            // What a burst or a backlog called for is not waited for.
+            let lull = if since > grown { gate::lull_seconds(scaling) } else { 0.0 };
+            let due = (since.max(grown) + (window * certainty).max(lull))
+                .max(changed)
+                .max(lowered + FALLING_WINDOWS * window);
             Some((candidate, if falling { due + window } else { due }))
         })
         .collect()

@@ -38,6 +38,32 @@ fn the_least_number_that_keeps_the_objective_is_enough() {
     }
 }
 
+/// A load that goes and comes again: once it has shown how long it stays away, that is waited for.
+#[test]
+fn a_lull_that_was_seen_is_waited_out() {
+    let mut scene = Scene::steady(24, 0.9, 1);
+    let counts: Vec<usize> = [(7.0, 900.0), (0.9, 1500.0), (7.0, 900.0), (0.9, 1500.0), (7.0, 900.0)]
+        .into_iter()
+        .map(|(load, seconds)| scene.drive(load, seconds, &policy()).len())
+        .collect();
+    assert!(counts[1] > 0 && counts[3..] == [0, 0], "changes in each phase: {counts:?}");
+    assert!(!scene.drive(0.9, 2400.0, &policy()).is_empty(), "what stays away for longer is over");
+}
+
+/// A load that rises in stages a second time: one growth, to what it needed the first time.
+#[test]
+fn a_load_that_comes_again_gets_what_it_needed_before() {
+    for (away, grows_to) in [(1500.0, 12), (7000.0, 8)] {
+        let mut scene = Scene::steady(24, 0.9, 1);
+        scene.drive(10.5, 900.0, &policy());
+        assert_eq!(scene.replicas, 12, "what it needs");
+        scene.drive(3.4, away, &policy());
+        assert_eq!(scene.replicas, 4, "what is left of it");
+        let changes = scene.drive(6.5, 300.0, &policy());
+        assert_eq!(changes.iter().map(|(_, to)| *to).collect::<Vec<_>>(), [grows_to], "after {away} s");
+    }
+}
+
 #[test]
 fn the_objective_in_seconds_means_the_same_for_any_rate() {
     let changes = |capacity: f64| {
