@@ -15,6 +15,8 @@ use crate::state::{CapacityMemory, Ceiling, Change, SinkMemory, Trial};
 const FUTILE: f64 = 0.25;
 /// Above this share it did what it should.
 const EFFECTIVE: f64 = 0.75;
+/// Below this share of what fewer replicas stored before, a growth says nothing.
+const BROKEN_SHARE: f64 = 0.5;
 /// Throughputs that differ by less than this factor are the same.
 const SAME_SHARE: f64 = 1.1;
 /// Replicas that are busy with a backlog do at least this share of what each of them could.
@@ -67,6 +69,10 @@ pub(crate) fn judge(
     // Where only a few have something left to do, the others store what arrives, and that is no more than before.
     if !capacity.everywhere || gain >= EFFECTIVE {
         memory.doubt = None;
+        return (memory, None);
+    }
+    // At a limit as much is stored as before; where it is far less, something is broken, and that is no limit.
+    if throughput < BROKEN_SHARE * f64::from(trial.throughput) {
         return (memory, None);
     }
     let known = memory.doubt.unwrap_or(trial.capacity);
@@ -173,9 +179,14 @@ mod tests {
     fn a_growth_is_futile_only_if_all_had_enough_to_do() {
         let trial = Trial { from: 2, to: 3, throughput: 200.0, capacity: 100.0 };
         let memory = SinkMemory { trial: Some(trial), ..SinkMemory::default() };
-        for (stored, everywhere, futile) in
-            [(205.0, true, true), (205.0, false, false), (240.0, true, false), (300.0, true, false)]
-        {
+        for (stored, everywhere, futile) in [
+            (205.0, true, true),
+            (205.0, false, false),
+            (240.0, true, false),
+            (300.0, true, false),
+            (140.0, true, true),
+            (20.0, true, false),
+        ] {
             let capacity = CapacityMemory {
                 saturated: true,
                 everywhere,
