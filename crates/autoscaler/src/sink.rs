@@ -11,8 +11,10 @@
 use crate::shape::levels;
 use crate::state::{CapacityMemory, Ceiling, Change, SinkMemory, Trial};
 
-/// Below this share of the expected gain a growth was futile.
+/// Below this share of the expected gain a growth was futile, …
 const FUTILE: f64 = 0.25;
+/// … and likely futile below this one, half way to what it should have brought.
+const LIKELY_FUTILE: f64 = 0.5;
 /// Above this share it did what it should.
 const EFFECTIVE: f64 = 0.75;
 /// Below this share of what fewer replicas stored before, a growth says nothing.
@@ -76,7 +78,9 @@ pub(crate) fn judge(
         return (memory, None);
     }
     let known = memory.doubt.unwrap_or(trial.capacity);
-    if gain >= FUTILE {
+    // With as many replicas as partitions no other experiment will tell; the likelier is taken.
+    let futile = if trial.to >= partitions { LIKELY_FUTILE } else { FUTILE };
+    if gain >= futile {
         memory.doubt = Some(known);
         return (memory, None);
     }
@@ -179,13 +183,16 @@ mod tests {
     fn a_growth_is_futile_only_if_all_had_enough_to_do() {
         let trial = Trial { from: 2, to: 3, throughput: 200.0, capacity: 100.0 };
         let memory = SinkMemory { trial: Some(trial), ..SinkMemory::default() };
-        for (stored, everywhere, futile) in [
-            (205.0, true, true),
-            (205.0, false, false),
-            (240.0, true, false),
-            (300.0, true, false),
-            (140.0, true, true),
-            (20.0, true, false),
+        // With three partitions no other growth will tell.
+        for (stored, everywhere, partitions, futile) in [
+            (205.0, true, 12, true),
+            (205.0, false, 12, false),
+            (240.0, true, 12, false),
+            (240.0, true, 3, true),
+            (260.0, true, 3, false),
+            (300.0, true, 12, false),
+            (140.0, true, 12, true),
+            (20.0, true, 12, false),
         ] {
             let capacity = CapacityMemory {
                 saturated: true,
@@ -193,8 +200,8 @@ mod tests {
                 throughput: Some(stored),
                 ..CapacityMemory::default()
             };
-            let (after, _) = judge(&memory, &capacity, 12, Some(60.0), 100.0);
-            assert_eq!(after.ceiling.is_some(), futile, "{stored} per second, everywhere: {everywhere}");
+            let (after, _) = judge(&memory, &capacity, partitions, Some(60.0), 100.0);
+            assert_eq!(after.ceiling.is_some(), futile, "{stored} per second, {partitions} partitions");
             assert!(after.trial.is_none(), "it is judged once");
         }
     }
