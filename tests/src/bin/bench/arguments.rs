@@ -33,6 +33,10 @@ pub(crate) struct Arguments {
     /// Only these parts, with commas (the run with deduplication and the floor are always there).
     #[arg(long, value_delimiter = ',', value_enum)]
     pub(crate) only: Vec<Part>,
+    /// One more comparison: the consumer with these settings, `KEY=VALUE` separated by spaces; may be given several times.
+    /// It takes turns with the consumer's defaults, as often as there are rounds.
+    #[arg(long, value_parser = settings)]
+    pub(crate) with: Vec<Settings>,
     /// How late events arrive at most, in seconds, beside those that were sent at the same time.
     #[arg(long, default_value_t = 2)]
     pub(crate) lateness: u64,
@@ -55,6 +59,25 @@ pub(crate) enum Part {
     Handover,
     /// With many rows in the table already.
     Growth,
+}
+
+/// Settings of the consumer for one comparison.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) text: String,
+    pub(crate) pairs: Vec<(String, String)>,
+}
+
+fn settings(text: &str) -> Result<Settings, String> {
+    let pair = |word: &str| {
+        let (key, value) = word.split_once('=').ok_or_else(|| format!("`{word}` is not KEY=VALUE"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    let pairs = text.split_whitespace().map(pair).collect::<Result<Vec<_>, String>>()?;
+    if pairs.is_empty() {
+        return Err("name at least one setting, as KEY=VALUE".to_owned());
+    }
+    Ok(Settings { text: text.to_owned(), pairs })
 }
 
 impl Arguments {

@@ -126,6 +126,7 @@ impl Bench {
         if self.arguments.wants(Part::Variants) {
             self.variants(&plain).await?;
         }
+        self.settings(&plain).await?;
         if self.arguments.wants(Part::Partitions) || self.arguments.backlog.is_some() {
             self.partitions().await?;
         }
@@ -182,6 +183,22 @@ impl Bench {
         self.consumer("consumer, 0.1 % bad records", &spoilt, &[]).await
     }
 
+    /// Settings that somebody wants to see beside the defaults, in turns with them.
+    async fn settings(&mut self, plain: &Filled) -> Result<()> {
+        for settings in self.arguments.with.clone() {
+            let pairs: Vec<(&str, &str)> =
+                settings.pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            let (mut defaults, mut others) = (Vec::new(), Vec::new());
+            for _ in 0..self.arguments.rounds {
+                defaults.push(self.run_once("consumer, beside the next", plain, &[]).await?);
+                others.push(self.run_once(&format!("consumer, {}", settings.text), plain, &pairs).await?);
+            }
+            self.runs
+                .extend([defaults, others].into_iter().filter_map(|runs| table::median(runs, Role::Other)));
+        }
+        Ok(())
+    }
+
     async fn partitions(&mut self) -> Result<()> {
         let partitions = self.arguments.many_partitions;
         if self.arguments.wants(Part::Partitions) {
@@ -198,10 +215,14 @@ impl Bench {
 
     async fn peers(&mut self, plain: &Filled) -> Result<()> {
         for (name, unique) in [("Go consumer, no unique key", false), ("Go consumer, unique key", true)] {
-            let database = self.bed.migrated().await?;
-            let run = throughput::peer(&self.bed, &database, name, plain, unique).await?;
-            self.bed.drop(database).await?;
-            self.add(Figures { role: if unique { Role::Peer } else { Role::Other }, ..run });
+            let mut runs = Vec::new();
+            for _ in 0..self.arguments.rounds {
+                let database = self.bed.migrated().await?;
+                let run = throughput::peer(&self.bed, &database, name, plain, unique).await?;
+                self.bed.drop(database).await?;
+                runs.push(self.told(run));
+            }
+            self.runs.extend(table::median(runs, if unique { Role::Peer } else { Role::Other }));
         }
         Ok(())
     }
