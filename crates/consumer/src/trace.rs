@@ -13,7 +13,8 @@ use opentelemetry::{Context, global};
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::batch::{Batch, Row};
+use crate::batch::{Batch, Row, iterate_headers};
+use crate::dead_letter::DeadLetter;
 use crate::sink::WriteError;
 use crate::sink::offsets::Owner;
 
@@ -39,6 +40,7 @@ pub(crate) fn batch_span(batch: &Batch, owner: &Owner) -> Span {
         messaging.batch.message_count = records(batch),
         messaging.destination.partition.id = field::Empty,
         messaging.kafka.offset = field::Empty,
+        links.omitted = field::Empty,
     );
     if let [only] = batch.progress() {
         span.record("messaging.destination.partition.id", only.partition.to_string());
@@ -50,8 +52,14 @@ pub(crate) fn batch_span(batch: &Batch, owner: &Owner) -> Span {
         span.record("trace_id", own.trace_id().to_string());
     }
     if own.is_sampled() {
-        for context in links(batch.rows().iter().map(|row| Headers { batch, row })) {
+        let rows = batch.rows().iter().map(|row| Headers::Row(batch, row));
+        let letters = batch.dead_letters().iter().map(Headers::Letter);
+        let Links { contexts, omitted } = links(rows.chain(letters));
+        for context in contexts {
             span.add_link(context);
+        }
+        if omitted > 0 {
+            span.record("links.omitted", omitted);
         }
     }
     span
@@ -100,15 +108,21 @@ pub(crate) fn end_transaction<T>(span: &Span, result: &Result<T, WriteError>) {
     }
 }
 
-/// The headers of a row's record.
-struct Headers<'a> {
-    batch: &'a Batch,
-    row: &'a Row,
+/// The headers of a record, whatever became of it.
+enum Headers<'a> {
+    Row(&'a Batch, &'a Row),
+    Letter(&'a DeadLetter),
 }
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        std::str::from_utf8(self.batch.header(self.row, key)?).ok()
+        let value = match self {
+            Self::Row(batch, row) => batch.header(row, key),
+            Self::Letter(letter) => {
+                iterate_headers(&letter.headers).find(|(name, _)| *name == key.as_bytes())?.1
+            }
+        };
+        std::str::from_utf8(value?).ok()
     }
 
     // The propagator asks for the keys that it knows; it never lists them.
@@ -117,21 +131,76 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// The different sampled contexts among the headers, in their order, at most [`MOST_LINKS`].
-fn links<'a>(mut headers: impl Iterator<Item = Headers<'a>>) -> Vec<SpanContext> {
+/// The contexts that a span is linked to.
+struct Links {
+    contexts: Vec<SpanContext>,
+    /// How many more there are.
+    omitted: i64,
+}
+
+/// The different sampled contexts among the headers, in their order.
+fn links<'a>(mut headers: impl Iterator<Item = Headers<'a>>) -> Links {
     global::get_text_map_propagator(|propagator| {
-        let (mut seen, mut links) = (HashSet::new(), Vec::new());
-        for header in headers.by_ref() {
-            // An empty parent: the context of this thread is no producer's.
-            let found = propagator.extract_with_context(&Context::new(), &header);
-            let context = found.span().span_context().clone();
-            if context.is_sampled() && seen.insert((context.trace_id(), context.span_id())) {
-                links.push(context);
-            }
-            if links.len() == MOST_LINKS {
-                break;
-            }
-        }
-        links
+        // An empty parent: the context of this thread is no producer's.
+        let found = headers.by_ref().map(|headers| propagator.extract_with_context(&Context::new(), &headers));
+        choose(found.map(|found| found.span().span_context().clone()))
     })
+}
+
+/// The different sampled ones of these, at most [`MOST_LINKS`].
+fn choose(found: impl Iterator<Item = SpanContext>) -> Links {
+    let (mut seen, mut links) = (HashSet::new(), Links { contexts: Vec::new(), omitted: 0 });
+    for context in found.filter(SpanContext::is_sampled) {
+        if !seen.insert((context.trace_id(), context.span_id())) {
+            continue;
+        }
+        if links.contexts.len() < MOST_LINKS {
+            links.contexts.push(context);
+        } else {
+            links.omitted += 1;
+        }
+    }
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::encode_headers;
+    use crate::dead_letter::Reason;
+    use opentelemetry::trace::{SpanId, TraceFlags, TraceId, TraceState};
+
+    fn context(span: u64, flags: TraceFlags) -> SpanContext {
+        SpanContext::new(TraceId::from(7_u128), SpanId::from(span), flags, true, TraceState::default())
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_span_is_counted() {
+        let many = (1..=MOST_LINKS as u64 + 3).map(|span| context(span, TraceFlags::SAMPLED));
+        let twice = (1..3).map(|span| context(span, TraceFlags::SAMPLED));
+        let Links { contexts, omitted } = choose(many.chain(twice));
+        assert_eq!((contexts.len(), omitted), (MOST_LINKS, 3));
+        assert_eq!(contexts[0].span_id(), SpanId::from(1_u64));
+        let unsampled = choose([context(1, TraceFlags::default())].into_iter());
+        assert_eq!((unsampled.contexts.len(), unsampled.omitted), (0, 0));
+    }
+
+    #[test]
+    fn a_dead_letters_headers_are_read_like_any_others() {
+        let mut headers = Vec::new();
+        encode_headers([("a", None), ("traceparent", Some(&b"00-7-1-01"[..]))].into_iter(), &mut headers);
+        let letter = DeadLetter {
+            partition: 0,
+            offset: 0,
+            reason: Reason::InvalidJson,
+            detail: String::new(),
+            key: None,
+            payload: None,
+            headers,
+            timestamp_millis: None,
+            delivered: false,
+        };
+        assert_eq!(Headers::Letter(&letter).get("traceparent"), Some("00-7-1-01"));
+        assert_eq!(Headers::Letter(&letter).get("tracestate"), None);
+    }
 }
