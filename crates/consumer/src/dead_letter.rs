@@ -53,6 +53,12 @@ impl Reason {
         Self::RefusedByDatabase,
     ];
 
+    /// Whether the event's type may be read from such a record: it is JSON, and not too large to look at.
+    #[must_use]
+    pub const fn leaves_a_type(self) -> bool {
+        !matches!(self, Self::Tombstone | Self::InvalidJson | Self::TooLarge)
+    }
+
     /// The reason as metric label and as value of `dead_letters.reason`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,18 +1,18 @@
 //! Puts the parts together: one reading thread, its claims, a few writers; starts them and stops them in order.
 
 mod busy;
+mod tasks;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
 use rdkafka::config::FromClientConfigAndContext;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use busy::BusyClock;
+pub use busy::{BusyClock, Wait};
 
 use crate::letter_topic::LetterTopic;
 use crate::metrics::Metrics;
@@ -24,11 +24,12 @@ use crate::sink::schema::SchemaError;
 use crate::sink::{Database, Statements, partitions, schema};
 use crate::slot::Slot;
 use crate::source::{
-    Assignments, Claims, Consumer, Context, Positions, QuietEnds, Reader, authorities, client_config,
-    lookup_config,
+    Assignments, Claim, Claims, Consumer, Context, Positions, Questions, QuietEnds, Reader, authorities,
+    client_config, lookup_config,
 };
 use crate::status::Status;
 use crate::writer::{Room, Writer};
+use tasks::Tasks;
 use upkeep::Upkeep;
 
 /// The engine cannot run.
@@ -49,6 +50,14 @@ pub enum EngineError {
     /// The reading thread could not be started or panicked.
     #[error("the reading thread ended: {0}")]
     Thread(String),
+    /// A part that runs as long as the process ended before it.
+    #[error("the task `{name}` ended by itself: {cause}; this is a fault of the program, nothing is lost")]
+    Task {
+        /// Which of them.
+        name: String,
+        /// How it ended.
+        cause: String,
+    },
     /// Batches were still unwritten when the time for stopping was over; nothing is lost, they will be read again.
     #[error(
         "did not finish writing within SHUTDOWN_TIMEOUT_SECONDS={0}; what was not written will be read again"
@@ -67,18 +76,22 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), EngineError> {
     let database = Database::new(&settings.database, &settings.instance)?;
-    if !prepare_schema(settings, &database, &status, &shutdown).await? {
-        return Ok(());
-    }
-    status.database_up();
+    let preparing = prepare_schema(settings, &database, &metrics, &status);
+    // What is under way at the server is undone or begun anew by whoever comes next.
+    let Some(prepared) = shutdown.run_until_cancelled(preparing).await else { return Ok(()) };
+    prepared?;
+    status.schema_ready();
     let parts = Parts::new(settings, database, metrics, Arc::clone(&status))?;
     let draining = CancellationToken::new();
-    let mut tasks = parts.spawn_writers(&draining);
-    let (requests, claims) = parts.spawn_claims(&mut tasks);
-    let reader = parts.reader(requests, shutdown.clone());
+    let mut tasks = Tasks::default();
+    parts.spawn_writers(&mut tasks, &draining);
+    let (requests, beside) = parts.spawn_claims(&mut tasks);
+    // The reading thread stops when the process does, or when a task has failed.
+    let stop = shutdown.child_token();
+    let reader = parts.reader(requests, stop.clone());
     drop(parts);
 
-    let (finished, reading) = tokio::sync::oneshot::channel();
+    let (finished, mut reading) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("kafka-reader".to_owned())
         .spawn(move || {
@@ -88,13 +101,21 @@ pub async fn run(
             let _ = finished.send((reader, result));
         })
         .map_err(|error| EngineError::Thread(error.to_string()))?;
-    let (reader, result) = reading.await.map_err(|_| EngineError::Thread("it panicked".to_owned()))?;
+    let (read, failure) = tokio::select! {
+        read = &mut reading => (read, None),
+        failure = tasks.failure() => {
+            tracing::error!(error = %failure, "Stopping");
+            stop.cancel();
+            (reading.await, Some(failure))
+        }
+    };
+    let (reader, result) = read.map_err(|_| EngineError::Thread("it panicked".to_owned()))?;
     status.stopping();
-    claims.cancel();
+    beside.cancel();
     draining.cancel();
     let timeout = Duration::from_secs(settings.shutdown_timeout_seconds);
-    let drained = tokio::time::timeout(timeout, async { while tasks.join_next().await.is_some() {} }).await;
-    tasks.shutdown().await;
+    let drained = tokio::time::timeout(timeout, tasks.drained()).await;
+    tasks.abort().await;
     // Blocks until the group has let this member go.
     let closed = tokio::task::spawn_blocking(move || {
         reader.close();
@@ -103,33 +124,33 @@ pub async fn run(
     if tokio::time::timeout(Duration::from_secs(5), closed).await.is_err() {
         tracing::warn!("The Kafka client did not close in time");
     }
+    // The first cause: what follows it is mostly its consequence.
+    failure.map_or(Ok(()), Err)?;
     result?;
-    drained.map_err(|_| EngineError::ShutdownTimeout(settings.shutdown_timeout_seconds))
+    drained.unwrap_or(Err(EngineError::ShutdownTimeout(settings.shutdown_timeout_seconds)))
 }
 
-/// Migrates or checks the schema, waiting for a database that is away. `false` when told to stop meanwhile.
+/// Migrates or checks the schema, waiting for a database that is away.
 async fn prepare_schema(
     settings: &Settings,
     database: &Database,
+    metrics: &Metrics,
     status: &Status,
-    shutdown: &CancellationToken,
-) -> Result<bool, EngineError> {
+) -> Result<(), EngineError> {
     let mut backoff = Backoff::new();
     loop {
-        let error = match schema_once(settings, database).await {
-            Ok(()) => return Ok(true),
-            Err(error) => error,
-        };
+        let Err(error) = schema_once(settings, database).await else { return Ok(()) };
+        match &error {
+            SchemaError::Step { source, .. } => metrics.database_failed(source),
+            SchemaError::Shape(_) => metrics.schema_differs(),
+        }
         // With `check` somebody else migrates: whatever is missing may still come.
         if settings.database.migrations == Migrations::Apply && matches!(error, SchemaError::Shape(_)) {
             return Err(error.into());
         }
         tracing::warn!(database = database.place(), %error, "The schema is not ready; trying on");
-        status.database_down(format!("PostgreSQL at {}: {error}", database.place()));
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
-            () = shutdown.cancelled() => return Ok(false),
-        }
+        status.schema_waits(format!("PostgreSQL at {}: {error}", database.place()));
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 
@@ -244,8 +265,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn spawn_writers(&self, draining: &CancellationToken) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+    fn spawn_writers(&self, tasks: &mut Tasks, draining: &CancellationToken) {
         for index in 0..self.slots.len() {
             let writer = Writer {
                 index,
@@ -267,15 +287,14 @@ impl<'a> Parts<'a> {
                 busy: Arc::clone(&self.busy),
                 draining: draining.clone(),
             };
-            tasks.spawn(writer.run());
+            tasks.spawn(format!("writer {index}"), writer.run());
         }
-        tasks
     }
 
     fn spawn_claims(
         &self,
-        tasks: &mut JoinSet<()>,
-    ) -> (tokio::sync::mpsc::UnboundedSender<(i32, u64)>, CancellationToken) {
+        tasks: &mut Tasks,
+    ) -> (tokio::sync::mpsc::UnboundedSender<Claim>, CancellationToken) {
         let (requests, receiver) = tokio::sync::mpsc::unbounded_channel();
         let claims = Claims {
             database: self.database.clone(),
@@ -283,54 +302,53 @@ impl<'a> Parts<'a> {
             owner: self.owner.clone(),
             start_from: self.settings.kafka.start_from,
             on_offset_gap: self.settings.kafka.on_offset_gap,
-            consumer: Arc::clone(&self.consumer),
+            kafka: Questions { consumer: Arc::clone(&self.consumer), topic: Arc::clone(&self.owner.topic) },
             assignments: Arc::clone(&self.assignments),
             control: self.control.clone(),
             metrics: Arc::clone(&self.metrics),
             status: Arc::clone(&self.status),
         };
         let cancel = CancellationToken::new();
-        let cancelled = cancel.clone();
-        tasks.spawn(async move {
-            cancelled.run_until_cancelled(claims.run(receiver)).await;
-        });
+        spawn_until(tasks, "claims", &cancel, claims.run(receiver));
         self.spawn_letter_check(tasks, &cancel);
         self.spawn_quiet_ends(tasks, &cancel);
-        if let Some(policy) = self.settings.database.partitioning {
-            let (database, table) = (self.database.clone(), self.settings.database.table.clone());
-            let (upkeep, cancelled) = (Upkeep { database, table, policy }, cancel.clone());
-            tasks.spawn(async move {
-                cancelled.run_until_cancelled(upkeep.run()).await;
-            });
-        }
+        let upkeep = Upkeep {
+            database: self.database.clone(),
+            table: self.settings.database.table.clone(),
+            policy: self.settings.database.partitioning,
+            owner: self.owner.clone(),
+            positions: Arc::clone(&self.positions),
+            metrics: Arc::clone(&self.metrics),
+        };
+        spawn_until(tasks, "upkeep", &cancel, upkeep.run());
         (requests, cancel)
     }
 
     /// A missing topic is told at once and not with the first bad record, perhaps months later.
-    fn spawn_letter_check(&self, tasks: &mut JoinSet<()>, cancel: &CancellationToken) {
+    fn spawn_letter_check(&self, tasks: &mut Tasks, cancel: &CancellationToken) {
         let Some(letters) = self.letters.clone() else { return };
-        let (status, cancelled) = (Arc::clone(&self.status), cancel.clone());
-        tasks.spawn(async move {
-            cancelled.run_until_cancelled(letters.wait_until_there(&status)).await;
+        let status = Arc::clone(&self.status);
+        spawn_until(tasks, "dead-letter topic", cancel, async move {
+            letters.wait_until_there(&status).await;
+            // The others run on, and so does this one.
+            std::future::pending().await
         });
     }
 
-    fn spawn_quiet_ends(&self, tasks: &mut JoinSet<()>, cancel: &CancellationToken) {
+    fn spawn_quiet_ends(&self, tasks: &mut Tasks, cancel: &CancellationToken) {
         let ends = QuietEnds {
             config: lookup_config(&self.settings.kafka),
             topic: Arc::clone(&self.owner.topic),
             slots: Arc::clone(&self.slots),
             positions: Arc::clone(&self.positions),
+            status: Arc::clone(&self.status),
         };
-        let cancelled = cancel.clone();
-        tasks.spawn(async move {
-            cancelled.run_until_cancelled(ends.run()).await;
-        });
+        spawn_until(tasks, "ends of partitions", cancel, ends.run());
     }
 
     fn reader(
         &self,
-        claims: tokio::sync::mpsc::UnboundedSender<(i32, u64)>,
+        claims: tokio::sync::mpsc::UnboundedSender<Claim>,
         shutdown: CancellationToken,
     ) -> Reader {
         let (_, never) = std::sync::mpsc::channel();
@@ -353,6 +371,21 @@ impl<'a> Parts<'a> {
             shutdown,
             partitions: HashMap::new(),
             generation: 0,
+            paused: BTreeSet::new(),
+            unreadable: false,
         }
     }
+}
+
+/// Runs `task` until `cancel`.
+fn spawn_until(
+    tasks: &mut Tasks,
+    name: &str,
+    cancel: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let cancel = cancel.clone();
+    tasks.spawn(name, async move {
+        cancel.run_until_cancelled(task).await;
+    });
 }

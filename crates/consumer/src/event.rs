@@ -101,6 +101,19 @@ pub fn parse(payload: &[u8], max_bytes: usize) -> Result<Event<'_>, Rejection> {
     })
 }
 
+/// The type of a record that is no event, where it can be read all the same.
+#[must_use]
+pub fn event_type_of(payload: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Typed<'a> {
+        #[serde(borrow)]
+        event_type: Cow<'a, str>,
+    }
+    // Only an object: a sequence would be taken for the fields in their order.
+    payload.trim_ascii_start().starts_with(b"{").then_some(())?;
+    serde_json::from_slice::<Typed<'_>>(payload).ok().map(|typed| typed.event_type)
+}
+
 /// The value that identifies the event, taken from where the user said.
 ///
 /// A header or field that is missing falls back to the payload, so that no event is ever without a key.

@@ -1,14 +1,19 @@
 //! Every number that the consumer exports, with bounded labels.
 
 mod labels;
+mod zeros;
 
 use prometheus::{
-    Counter, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry,
 };
 
 use analytics_runtime::catalogue::{Catalogue, Family, shared_families};
 
-use crate::dead_letter::Reason;
+use crate::batch::Batch;
+use crate::dead_letter::DeadLetter;
+use crate::sink::classify::fault_label;
+use labels::letter_type_label;
 pub use labels::{Labels, event_type_label};
 
 /// Seconds, from one to ten thousand milliseconds.
@@ -25,8 +30,7 @@ pub struct Metrics {
     pub processed: IntCounterVec,
     /// Rows that are new in the table.
     pub stored: IntCounterVec,
-    /// Records that could not be stored.
-    pub errors: IntCounterVec,
+    errors: IntCounterVec,
     /// Seconds from reading a record to its commit.
     pub processing: Histogram,
     /// Seconds from the record's timestamp to its commit.
@@ -36,10 +40,11 @@ pub struct Metrics {
     waiting: IntGaugeVec,
     /// Seconds in which the engine was at work.
     pub busy: Counter,
+    /// Seconds in which the engine waited, by for whom.
+    pub waited: CounterVec,
     /// Events that were in the table before, or twice in a batch.
     pub duplicates: IntCounter,
-    /// Dead letters written.
-    pub dead_letters: IntCounterVec,
+    dead_letters: IntCounterVec,
     /// Events of a transaction.
     pub batch_events: Histogram,
     /// Seconds of a transaction.
@@ -49,8 +54,12 @@ pub struct Metrics {
     rebalances: IntCounterVec,
     offset_gaps: IntCounterVec,
     offsets_lost: IntCounter,
-    /// Failed attempts to write, by whose fault.
-    pub database_errors: IntCounterVec,
+    passed_over: IntCounter,
+    skipped: IntCounterVec,
+    database_errors: IntCounterVec,
+    /// Without labels; vectors, because they are absent while nobody may read them.
+    connections: IntGaugeVec,
+    connections_limit: IntGaugeVec,
     assigned: IntGaugeVec,
 }
 
@@ -74,7 +83,7 @@ impl Metrics {
             )?,
             errors: counters(
                 "processing_errors_total",
-                "Records that could not be stored, by event type and reason; each is a dead letter",
+                "Records that could not be stored, by event type (`unknown` where it cannot be read) and reason; each is a dead letter",
                 &["event_type", "reason"],
             )?,
             processing: histogram(
@@ -112,6 +121,13 @@ impl Metrics {
                 "consumer_busy_seconds_total",
                 "Seconds in which the engine was at work and not merely waiting for records; its rate is the busy ratio, 0 to 1",
             )?,
+            waited: CounterVec::new(
+                Opts::new(
+                    "consumer_waiting_seconds_total",
+                    "Seconds in which the reading thread waited: for records of Kafka, or for the database to take a batch",
+                ),
+                &["for"],
+            )?,
             duplicates: IntCounter::new(
                 "events_duplicate_total",
                 "Events not stored because an equal one is in the table",
@@ -141,17 +157,40 @@ impl Metrics {
             )?,
             offset_gaps: counters(
                 "offset_gaps_total",
-                "Stored offsets found outside of the log, by what was done",
+                "Stored or committed offsets found outside of the log, by what was done",
                 &["action"],
             )?,
             offsets_lost: IntCounter::new(
                 "offsets_lost_total",
-                "Offsets that retention had removed before they were read",
+                "Offsets never read because retention had removed them, or because KAFKA_ON_OFFSET_GAP=latest went on behind them",
+            )?,
+            passed_over: IntCounter::new(
+                "offsets_passed_over_total",
+                "Offsets without a record to read: control records and aborted records of transactions, gaps that compaction left",
+            )?,
+            skipped: counters(
+                "records_skipped_total",
+                "Records neither stored nor kept as dead letters, by the reason for which a setting says so",
+                &["reason"],
             )?,
             database_errors: counters(
                 "database_errors_total",
-                "Failed attempts to write a batch, by fault: transient, resources (disk, memory or connections of the server) or configuration",
+                "Failed attempts to connect, to prepare the schema, to take a partition over or to write a batch, by fault: transient, resources (disk, memory or connections of the server) or configuration",
                 &["fault"],
+            )?,
+            connections: IntGaugeVec::new(
+                Opts::new(
+                    "database_connections",
+                    "Client connections that the PostgreSQL server has now, of everybody; absent where that cannot be read",
+                ),
+                &[],
+            )?,
+            connections_limit: IntGaugeVec::new(
+                Opts::new(
+                    "database_connections_limit",
+                    "Client connections that the PostgreSQL server allows: max_connections without the reserved ones",
+                ),
+                &[],
             )?,
             assigned: IntGaugeVec::new(
                 Opts::new("partitions_assigned", "Partitions that this consumer reads"),
@@ -159,6 +198,7 @@ impl Metrics {
             )?,
         };
         metrics.add_to(&mut Catalogue::new(registry))?;
+        metrics.begin_at_zero();
         Ok(metrics)
     }
 
@@ -172,6 +212,7 @@ impl Metrics {
         catalogue.add(&self.next_offset)?;
         catalogue.add(&self.waiting)?;
         catalogue.add(&self.busy)?;
+        catalogue.add(&self.waited)?;
         catalogue.add(&self.duplicates)?;
         catalogue.add(&self.dead_letters)?;
         catalogue.add(&self.batch_events)?;
@@ -180,7 +221,11 @@ impl Metrics {
         catalogue.add(&self.rebalances)?;
         catalogue.add(&self.offset_gaps)?;
         catalogue.add(&self.offsets_lost)?;
+        catalogue.add(&self.passed_over)?;
+        catalogue.add(&self.skipped)?;
         catalogue.add(&self.database_errors)?;
+        catalogue.add(&self.connections)?;
+        catalogue.add(&self.connections_limit)?;
         catalogue.add(&self.assigned)
     }
 
@@ -230,20 +275,63 @@ impl Metrics {
         self.assigned.with_label_values(&[self.topic.as_str()]).set(assigned as i64);
     }
 
-    /// A stored offset was outside of the log.
-    pub fn offset_gap(&self, action: &str, lost: i64) {
+    /// An offset was outside of the log, and `lost` offsets are passed over for it.
+    pub fn offset_gap(&self, action: &str, lost: u64) {
         self.offset_gaps.with_label_values(&[action]).inc();
-        if action != "fail" {
-            self.offsets_lost.inc_by(lost.max(0).unsigned_abs());
-        }
+        self.offsets_lost.inc_by(lost);
+    }
+
+    /// A batch is committed: what its partitions moved over without a row, a duplicate or a dead letter.
+    pub fn progressed(&self, batch: &Batch) {
+        let moved: i64 = batch.progress().iter().map(|progress| progress.to - progress.from).sum();
+        let records: u64 = batch.progress().iter().map(|progress| progress.records).sum();
+        self.passed_over.inc_by(moved.unsigned_abs().saturating_sub(records));
+        // Each record is a row, a duplicate, a dead letter, or a tombstone that is to be skipped.
+        let kept = batch.rows().len() + batch.duplicates().len() + batch.dead_letters().len();
+        self.skipped.with_label_values(&[SKIPPED]).inc_by(records.saturating_sub(kept as u64));
     }
 
     /// A record became a dead letter.
-    pub fn dead_letter(&self, reason: Reason) {
-        self.dead_letters.with_label_values(&[reason.as_str()]).inc();
-        self.errors.with_label_values(&["unknown", reason.as_str()]).inc();
+    pub fn dead_letter(&self, letter: &DeadLetter) {
+        let reason = letter.reason.as_str();
+        self.dead_letters.with_label_values(&[reason]).inc();
+        self.errors.with_label_values(&[letter_type_label(letter), reason]).inc();
+    }
+
+    /// PostgreSQL did not do what it was asked to.
+    pub fn database_failed(&self, error: &sqlx::Error) {
+        self.database_errors.with_label_values(&[fault_label(error)]).inc();
+    }
+
+    /// A table of the database has another shape than the consumer needs.
+    pub fn schema_differs(&self) {
+        self.database_errors.with_label_values(&["configuration"]).inc();
+    }
+
+    /// Client connections of the server, and how many it allows; `None` when that cannot be read.
+    pub fn server_connections(&self, seen: Option<(i64, i64)>) {
+        let Some((now, limit)) = seen else {
+            self.connections.reset();
+            return self.connections_limit.reset();
+        };
+        self.connections.with_label_values::<&str>(&[]).set(now);
+        self.connections_limit.with_label_values::<&str>(&[]).set(limit);
     }
 }
+
+#[cfg(test)]
+impl Metrics {
+    pub(crate) fn offset_gaps(&self, action: &str) -> u64 {
+        self.offset_gaps.with_label_values(&[action]).get()
+    }
+
+    pub(crate) fn database_failures(&self, fault: &str) -> u64 {
+        self.database_errors.with_label_values(&[fault]).get()
+    }
+}
+
+/// Why a record is skipped: there is one reason.
+const SKIPPED: &str = "tombstone";
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
     IntCounterVec::new(Opts::new(name, help), labels)

@@ -1,5 +1,5 @@
 //! Waiting between attempts: exponential, capped, with full jitter, so that many consumers that lost the same server
-//! do not come back as one wave ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+//! do not come back as one wave ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015). And not waiting for ever.
 
 use std::time::Duration;
 
@@ -7,6 +7,21 @@ use uuid::Uuid;
 
 const FIRST: Duration = Duration::from_millis(100);
 const MOST: Duration = Duration::from_secs(5);
+
+/// What PostgreSQL answers within `limit`. A path that swallows packets never says that nobody is there; after this error
+/// the connection is to be dropped, since the answer may still come.
+///
+/// # Errors
+/// Whatever PostgreSQL says, or that it says nothing.
+pub async fn answered<T>(
+    limit: Duration,
+    question: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(limit, question).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {} s", limit.as_secs());
+        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
+    })
+}
 
 /// The waiting times of one series of attempts; it never ends.
 #[derive(Debug)]
@@ -53,5 +68,12 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next() <= FIRST);
+    }
+
+    #[tokio::test]
+    async fn silence_ends_in_an_error_of_the_connection() {
+        let silence = answered(Duration::from_millis(10), std::future::pending::<Result<(), _>>()).await;
+        assert!(matches!(silence, Err(sqlx::Error::Io(_))), "{silence:?}");
+        assert_eq!(answered(Duration::from_secs(60), async { Ok(1) }).await.ok(), Some(1));
     }
 }

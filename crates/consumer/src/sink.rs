@@ -12,5 +12,5 @@ mod statements;
 mod transaction;
 
 pub use connection::Database;
-pub use statements::Statements;
+pub use statements::{OFFSETS_TABLE, Statements};
 pub use transaction::{Outcome, WriteError, Written, write};

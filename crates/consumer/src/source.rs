@@ -5,6 +5,7 @@ mod context;
 mod end_of_partition;
 mod headers;
 mod properties;
+mod questions;
 mod quiet_ends;
 mod reader;
 mod repeats;
@@ -12,13 +13,14 @@ mod start;
 mod topic_id;
 mod trouble;
 
-pub use claims::Claims;
+pub use claims::{Claim, Claims};
 pub use context::Context;
 pub use properties::{client_config, lookup_config, producer_config};
+pub use questions::Questions;
 pub use quiet_ends::QuietEnds;
 pub use reader::{Control, ReadError, Reader, RecordPolicy};
 pub use trouble::authorities;
-pub(crate) use {context::log_line, trouble::Trouble};
+pub(crate) use {context::log_line, headers::headers as record_headers, trouble::Trouble};
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -92,6 +94,19 @@ impl Positions {
         Some((log_end - position.offset).max(0))
     }
 
+    /// Partitions that stand before their log's end: where they stand, and that end.
+    pub fn lagging(&self) -> Vec<(i32, i64, i64)> {
+        let offsets = self.lock();
+        let known =
+            offsets.iter().filter_map(|(id, position)| Some((*id, position.offset, position.log_end?)));
+        known.filter(|(_, offset, end)| offset < end).collect()
+    }
+
+    /// Any partition that is read here.
+    fn any(&self) -> Option<i32> {
+        self.lock().keys().next().copied()
+    }
+
     /// Partitions that stand before their log's end for a while although everything was fetched, with their offsets.
     fn take_quiet(&self) -> Vec<(i32, i64)> {
         let mut offsets = self.lock();
@@ -139,6 +154,18 @@ impl Assignments {
     fn is_current(&self, partition: i32, generation: u64) -> bool {
         self.lock().get(&partition) == Some(&generation)
     }
+
+    /// Does something on behalf of an assignment, unless it is over: whoever ends it waits until that is done.
+    fn if_current(&self, partition: i32, generation: u64, action: impl FnOnce()) {
+        let generations = self.lock();
+        if generations.get(&partition) == Some(&generation) {
+            action();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -159,9 +186,11 @@ mod tests {
             note(log_end, fetched);
         }
         assert!(positions.take_quiet().is_empty(), "records are still on their way");
+        assert_eq!(positions.lagging(), [(3, 10, 11)]);
         positions.advance(3, 11);
         note(11, 11);
         note(11, 11);
+        assert!(positions.lagging().is_empty());
         assert!(positions.take_quiet().is_empty(), "it has arrived");
     }
 

@@ -4,7 +4,7 @@
 //! partition). It never turns liveness off: a server that is away is no reason to be restarted.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use analytics_runtime::health::Health;
 
@@ -15,11 +15,16 @@ pub struct Status {
 }
 
 struct State {
-    database: Option<String>,
+    /// Until the schema is what the consumer needs.
+    schema: Option<String>,
+    /// By writer: that one of them gets through says nothing of the others.
+    databases: BTreeMap<usize, String>,
     kafka: Option<String>,
+    topic: Option<String>,
     letters: Option<String>,
     claims: Option<String>,
-    joined: bool,
+    /// Until the group has given this process an assignment.
+    group: Option<String>,
     gaps: BTreeMap<i32, String>,
 }
 
@@ -28,18 +33,24 @@ impl Status {
     #[must_use]
     pub fn new(health: Health) -> Self {
         let state = State {
-            database: Some("not connected to PostgreSQL yet".to_owned()),
+            schema: Some("not connected to PostgreSQL yet".to_owned()),
+            databases: BTreeMap::new(),
             kafka: None,
+            topic: None,
             letters: None,
             claims: None,
-            joined: false,
+            group: Some("joining the consumer group".to_owned()),
             gaps: BTreeMap::new(),
         };
         Self { health, state: Mutex::new(state) }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         change(&mut state);
         match state.obstacle() {
             None => self.health.set_ready(),
@@ -47,20 +58,34 @@ impl Status {
         }
     }
 
-    /// PostgreSQL answered.
-    pub fn database_up(&self) {
-        self.update(|state| state.database = None);
+    /// The schema is what the consumer needs.
+    pub fn schema_ready(&self) {
+        self.update(|state| state.schema = None);
     }
 
-    /// PostgreSQL cannot be used, and why.
-    pub fn database_down(&self, reason: String) {
-        self.update(|state| state.database = Some(reason));
+    /// The schema is not there yet, and why.
+    pub fn schema_waits(&self, reason: String) {
+        self.update(|state| state.schema = Some(reason));
     }
 
-    /// Whether PostgreSQL, and the topic of the dead letters, answered last.
+    /// PostgreSQL answered this writer.
+    pub fn database_up(&self, writer: usize) {
+        self.update(|state| {
+            state.databases.remove(&writer);
+        });
+    }
+
+    /// This writer cannot use PostgreSQL, and why.
+    pub fn database_down(&self, writer: usize, reason: String) {
+        self.update(|state| {
+            state.databases.insert(writer, reason);
+        });
+    }
+
+    /// Whether PostgreSQL, and the topic of the dead letters, answered every writer last.
     pub fn is_sink_up(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.database.is_none() && state.letters.is_none()
+        let state = self.lock();
+        state.databases.is_empty() && state.letters.is_none()
     }
 
     /// A broker answered.
@@ -71,6 +96,22 @@ impl Status {
     /// Kafka cannot be used, and why.
     pub fn kafka_unreachable(&self, reason: String) {
         self.update(|state| state.kafka = Some(reason));
+    }
+
+    /// The topic can be read.
+    pub fn topic_readable(&self) {
+        self.update(|state| state.topic = None);
+    }
+
+    /// The topic cannot be read although brokers answer, and why. librdkafka says so once, so it counts until something
+    /// was read from the topic, by whomever.
+    pub fn topic_unreadable(&self, reason: String) {
+        self.update(|state| state.topic = Some(reason));
+    }
+
+    /// Whether the topic could be read last.
+    pub fn is_topic_readable(&self) -> bool {
+        self.lock().topic.is_none()
     }
 
     /// The topic of the dead letters takes them.
@@ -96,9 +137,14 @@ impl Status {
     /// The group gave this process an assignment.
     pub fn joined(&self) {
         self.update(|state| {
-            state.joined = true;
+            state.group = None;
             state.kafka = None;
         });
+    }
+
+    /// The group does not take this process, and why.
+    pub fn not_joined(&self, reason: String) {
+        self.update(|state| state.group = Some(reason));
     }
 
     /// A partition waits for a person.
@@ -123,14 +169,16 @@ impl Status {
 
 impl State {
     fn obstacle(&self) -> Option<String> {
-        let joining = || (!self.joined).then(|| "joining the consumer group".to_owned());
-        self.database
-            .clone()
-            .or_else(|| self.kafka.clone())
-            .or_else(|| self.claims.clone())
-            .or_else(|| self.letters.clone())
-            .or_else(joining)
-            .or_else(|| self.gaps.values().next().cloned())
+        self.schema
+            .as_ref()
+            .or_else(|| self.databases.values().next())
+            .or(self.kafka.as_ref())
+            .or(self.topic.as_ref())
+            .or(self.claims.as_ref())
+            .or(self.letters.as_ref())
+            .or(self.group.as_ref())
+            .or_else(|| self.gaps.values().next())
+            .cloned()
     }
 }
 
@@ -142,7 +190,7 @@ mod tests {
     fn readiness_needs_the_database_kafka_and_the_group_and_names_what_is_missing() {
         let health = Health::new("test");
         let status = Status::new(health.clone());
-        status.database_up();
+        status.schema_ready();
         assert!(health.reason().is_some_and(|reason| reason.contains("joining")));
         status.joined();
         assert!(health.is_ready());
@@ -159,7 +207,41 @@ mod tests {
         assert_eq!(health.reason().as_deref(), Some("partition 3 waits"));
         status.gap_closed(3);
         assert!(health.is_ready());
-        status.database_down("gone".into());
+        status.database_down(0, "gone".into());
         assert_eq!(health.reason().as_deref(), Some("gone"));
+    }
+
+    fn ready() -> (Health, Status) {
+        let health = Health::new("test");
+        let status = Status::new(health.clone());
+        status.schema_ready();
+        status.joined();
+        (health, status)
+    }
+
+    /// The idle writer looks after its connection every few seconds, and must not speak for one whose batch is refused.
+    #[test]
+    fn one_writer_that_gets_through_does_not_hide_another_that_does_not() {
+        let (health, status) = ready();
+        status.database_down(1, "locked".into());
+        status.database_up(0);
+        assert_eq!(health.reason().as_deref(), Some("locked"));
+        assert!(!status.is_sink_up());
+        status.database_down(0, "gone".into());
+        status.database_up(1);
+        assert_eq!(health.reason().as_deref(), Some("gone"));
+        status.database_up(0);
+        assert!(health.is_ready() && status.is_sink_up());
+    }
+
+    #[test]
+    fn a_broker_that_answers_does_not_make_a_topic_readable() {
+        let (health, status) = ready();
+        status.topic_unreadable("no Read".into());
+        status.kafka_reachable();
+        status.joined();
+        assert_eq!(health.reason().as_deref(), Some("no Read"));
+        status.topic_readable();
+        assert!(health.is_ready());
     }
 }

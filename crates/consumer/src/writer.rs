@@ -17,7 +17,7 @@ use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
 use crate::retry::Backoff;
 use crate::settings::BatchLimits;
-use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout};
+use crate::sink::classify::{Fault, describe, fault, is_lock_timeout};
 use crate::sink::offsets::{self, Owner};
 use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
 use crate::slot::Slot;
@@ -114,11 +114,14 @@ impl Writer {
     /// Keeps the connection of an idle writer alive, and readiness true: a server that answers may still take no writes.
     async fn look_after(&self, memory: &mut Memory) {
         match self.takes_writes(memory).await {
-            Ok(true) => self.status.database_up(),
-            Ok(false) => self.status.database_down(format!(
-                "PostgreSQL at {} is read-only, as a replica is after a failover",
-                self.database.place()
-            )),
+            Ok(true) => self.status.database_up(self.index),
+            Ok(false) => self.status.database_down(
+                self.index,
+                format!(
+                    "PostgreSQL at {} is read-only, as a replica is after a failover",
+                    self.database.place()
+                ),
+            ),
             Err(error) => self.disconnected(memory, &error),
         }
     }
@@ -143,7 +146,11 @@ impl Writer {
 
     fn disconnected(&self, memory: &mut Memory, error: &sqlx::Error) {
         memory.connection = None;
-        self.status.database_down(format!("PostgreSQL at {}: {}", self.database.place(), describe(error)));
+        self.metrics.database_failed(error);
+        self.status.database_down(
+            self.index,
+            format!("PostgreSQL at {}: {}", self.database.place(), describe(error)),
+        );
     }
 
     async fn write(&self, batch: &mut Batch, memory: &mut Memory) {
@@ -224,7 +231,7 @@ impl Writer {
         for progress in batch.progress() {
             self.positions.advance(progress.partition, progress.to);
         }
-        self.status.database_up();
+        self.status.database_up(self.index);
         self.letters_settled(batch, memory);
         for row in batch.rows() {
             memory.recent.remember(&row.key);
@@ -241,12 +248,13 @@ impl Writer {
         metrics.transactions.with_label_values(&["committed"]).observe(seconds);
         let records: u64 = batch.progress().iter().map(|progress| progress.records).sum();
         metrics.batch_events.observe(records as f64);
+        metrics.progressed(batch);
         for (event_type, count) in &outcome.stored {
             metrics.stored.with_label_values(&[event_type_label(event_type)]).inc_by(*count);
         }
         metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates().len() as u64);
         for letter in batch.dead_letters() {
-            metrics.dead_letter(letter.reason);
+            metrics.dead_letter(letter);
             memory.labels.processed(metrics, "", UNKNOWN).inc();
         }
         let age = batch.first_read().map_or(0.0, |first| first.elapsed().as_secs_f64());
@@ -304,7 +312,6 @@ impl Writer {
         } else {
             tracing::warn!(error = description, "PostgreSQL did not take the batch; trying on");
         }
-        self.metrics.database_errors.with_label_values(&[fault_label(error)]).inc();
         self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
         self.disconnected(memory, error);
     }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -20,7 +20,7 @@ use crate::batch::{encode_headers, headers_to_json};
 use crate::dead_letter::{self, Headers, Origin, names};
 use crate::letter_topic;
 use crate::settings::{Kafka, Settings};
-use crate::source::{lookup_config, producer_config};
+use crate::source::{lookup_config, producer_config, record_headers};
 
 /// How long Kafka may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -157,13 +157,10 @@ impl TopicStore {
     }
 
     fn entry(&self, message: &BorrowedMessage<'_>) -> Entry {
-        let headers: Headers = message
-            .headers()
-            .map(|headers| {
-                let owned = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-                headers.iter().map(|header| (header.key.to_owned(), owned(header.value))).collect()
-            })
-            .unwrap_or_default();
+        // Anybody may write to the topic, and a name need not be text.
+        let headers: Headers = record_headers(message)
+            .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec)))
+            .collect();
         if let Some(place) = marked(&headers) {
             return Entry::Marker(place);
         }

@@ -5,17 +5,37 @@ use std::collections::HashMap;
 use prometheus::IntCounter;
 
 use super::Metrics;
-use crate::event::KNOWN_EVENT_TYPES;
+use crate::dead_letter::DeadLetter;
+use crate::event::{KNOWN_EVENT_TYPES, event_type_of};
 
 /// Services with a series of their own; further ones share `other`.
 const MOST_SERVICES: usize = 100;
 /// What everything past the bounds is called.
 const OTHER: &str = "other";
+/// What an event type is called that cannot be read.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// Every label of an event type that was read.
+pub(super) const EVENT_TYPES: [&str; KNOWN_EVENT_TYPES.len() + 1] = {
+    let mut labels = [OTHER; KNOWN_EVENT_TYPES.len() + 1];
+    let mut position = 0;
+    while position < KNOWN_EVENT_TYPES.len() {
+        labels[position] = KNOWN_EVENT_TYPES[position];
+        position += 1;
+    }
+    labels
+};
 
 /// The label of an event type: the type itself when the product knows it.
 #[must_use]
 pub fn event_type_label(event_type: &str) -> &'static str {
     label_at(position(event_type))
+}
+
+/// The label of a dead letter's event type. Its record is read once more for it: dead letters are few.
+pub(super) fn letter_type_label(letter: &DeadLetter) -> &'static str {
+    let payload = letter.payload.as_deref().filter(|_| letter.reason.leaves_a_type());
+    payload.and_then(event_type_of).map_or(UNKNOWN, |event_type| event_type_label(&event_type))
 }
 
 /// Where an event type has its place among the labels; all that the product does not know share the last one.
@@ -24,7 +44,7 @@ fn position(event_type: &str) -> usize {
 }
 
 fn label_at(position: usize) -> &'static str {
-    KNOWN_EVENT_TYPES.get(position).copied().unwrap_or(OTHER)
+    EVENT_TYPES.get(position).copied().unwrap_or(OTHER)
 }
 
 /// One counter for each label of an event type, made when it is needed first.
@@ -72,5 +92,39 @@ mod tests {
         let family =
             families.iter().find(|family| family.name() == "events_processed_total").expect("registered");
         assert_eq!(family.get_metric().len(), MOST_SERVICES + 2);
+    }
+
+    #[test]
+    fn a_dead_letter_counts_under_its_event_type_where_that_can_be_read() {
+        use crate::dead_letter::Reason;
+
+        for (reason, payload, label) in [
+            (Reason::MissingField, Some(&br#"{"event_type":"user_login"}"#[..]), "user_login"),
+            (
+                Reason::RefusedByDatabase,
+                Some(br#"{"data":{},"event_type":"user\u005fsearch"}"#),
+                "user_search",
+            ),
+            (Reason::InvalidTimestamp, Some(br#"{"event_type":"something_new"}"#), "other"),
+            (Reason::InvalidField, Some(br#"{"event_type":7}"#), "unknown"),
+            (Reason::MissingField, Some(b"{}"), "unknown"),
+            (Reason::InvalidField, Some(b"[1]"), "unknown"),
+            (Reason::InvalidJson, Some(br#"{"event_type":"user_login","#), "unknown"),
+            (Reason::TooLarge, Some(br#"{"event_type":"user_login"}"#), "unknown"),
+            (Reason::Tombstone, None, "unknown"),
+        ] {
+            let letter = DeadLetter {
+                partition: 0,
+                offset: 0,
+                reason,
+                detail: String::new(),
+                key: None,
+                payload: payload.map(<[u8]>::to_vec),
+                headers: Vec::new(),
+                timestamp_millis: None,
+                delivered: false,
+            };
+            assert_eq!(letter_type_label(&letter), label, "{reason:?} {payload:?}");
+        }
     }
 }

@@ -3,36 +3,47 @@
 //! This runs beside the reading thread, so that a database that is away keeps nobody from polling: the process stays
 //! in the group, and partitions begin as soon as their offsets can be read.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+mod pending;
 
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::mpsc;
 
-use super::start::{Gap, Known, Start, start};
-use super::topic_id::topic_id;
-use super::{Assignments, Consumer, Control};
+use super::questions::{QuestionError, Questions};
+use super::start::{Gap, Known, Move, Start, first, start};
+use super::{Assignments, Control};
 use crate::metrics::Metrics;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, answered};
 use crate::settings::{OnOffsetGap, StartFrom};
 use crate::sink::classify::describe;
 use crate::sink::offsets::{self, Owner, Stored};
 use crate::sink::{Database, Statements};
 use crate::status::Status;
+use pending::{Pending, Waiting};
 
-/// How long one question to Kafka may take.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the same question about one partition may take when it failed for all together.
-const ALONE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a partition that waits for a person is looked at again.
 const GAP_RECHECK: Duration = Duration::from_secs(10);
+/// How often the topic's id is asked for, which tells a topic that was made anew while it is read.
+const TOPIC_RECHECK: Duration = Duration::from_secs(15);
+/// How long PostgreSQL may take for one answer. A claim waits for locks, each time a second.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Connecting has a limit of its own, and the first statement comes on top.
+const CONNECTED: Duration = Duration::from_secs(20);
+/// How long a good-bye may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// A partition to take over.
-pub(super) type Claim = (i32, u64);
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// The partition.
+    pub partition: i32,
+    /// The assignment for which it is claimed.
+    pub generation: u64,
+    /// Not before this moment.
+    pub due: Instant,
+}
 
 /// Takes over partitions.
 pub struct Claims {
@@ -46,8 +57,8 @@ pub struct Claims {
     pub start_from: StartFrom,
     /// What to do about an offset outside the log.
     pub on_offset_gap: OnOffsetGap,
-    /// The client, for the log's ends and the group's offsets.
-    pub consumer: Arc<Consumer>,
+    /// For the log's ends and the group's offsets.
+    pub kafka: Questions,
     /// Which claims still matter.
     pub assignments: Arc<Assignments>,
     /// To the reading thread.
@@ -63,265 +74,331 @@ pub struct Claims {
 enum ClaimError {
     #[error("PostgreSQL: {}", describe(.0))]
     Database(#[from] sqlx::Error),
-    #[error("Kafka: {0}")]
-    Kafka(#[from] KafkaError),
+    #[error(transparent)]
+    Kafka(#[from] QuestionError),
     #[error("{0}")]
     Gap(Gap),
     #[error("Kafka does not say where the partition's log begins and ends")]
     NoLog,
-    #[error("the claim was interrupted: {0}")]
-    Interrupted(#[from] tokio::task::JoinError),
+    #[error("somebody else moved the stored offset at the same time")]
+    Overtaken,
+}
+
+impl ClaimError {
+    /// Whether nothing more is to be expected of the connection.
+    fn is_disconnection(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Io(_)))
+    }
+}
+
+/// What is known of the topic from one look to the next.
+struct Topic {
+    id: Option<String>,
+    look: Instant,
+}
+
+impl Topic {
+    /// Takes in the topic's id; whether it is another one than before. No answer is no news.
+    fn is_another(&mut self, id: Option<&str>) -> bool {
+        let Some(id) = id else { return false };
+        let before = self.id.replace(id.to_owned());
+        before.is_some_and(|before| before != id)
+    }
 }
 
 impl Claims {
     /// Serves claims until the reading thread is gone.
     pub async fn run(self, mut requests: mpsc::UnboundedReceiver<Claim>) {
-        let mut pending: Vec<Claim> = Vec::new();
-        let mut backoff = Backoff::new();
-        loop {
-            if pending.is_empty() {
-                match requests.recv().await {
-                    Some(claim) => pending.push(claim),
-                    None => return,
-                }
+        let (mut pending, mut backoff) = (Pending::default(), Backoff::new());
+        let mut topic = Topic { id: None, look: Instant::now() + TOPIC_RECHECK };
+        while wait(&mut requests, &mut pending, topic.look).await {
+            self.look(&mut topic).await;
+            let due = pending.take_due(Instant::now(), |partition, generation| {
+                self.assignments.is_current(partition, generation)
+            });
+            if !due.is_empty() {
+                self.serve(due, &mut pending, &mut backoff, &mut topic).await;
             }
-            while let Ok(claim) = requests.try_recv() {
-                pending.push(claim);
-            }
-            let pause = self.serve(&mut pending, &mut backoff).await;
-            if !pending.is_empty() {
-                tokio::time::sleep(pause).await;
+            // Nor is there anything to fail when what failed is somebody else's now.
+            if !pending.is_failing() {
+                self.status.claims_done();
+                backoff.reset();
             }
         }
     }
 
-    /// Tries every pending claim once; keeps those that failed and says how long to wait before trying again.
-    async fn serve(&self, pending: &mut Vec<Claim>, backoff: &mut Backoff) -> Duration {
-        pending.retain(|(partition, generation)| self.assignments.is_current(*partition, *generation));
-        let mut connection = match self.database.claiming().await {
-            Ok(connection) => connection,
+    /// Sees from time to time whether the topic is still the one that was taken over. One that was deleted and made anew
+    /// looks the same to a reader whose position lies in the new log, and would be read from the middle.
+    async fn look(&self, topic: &mut Topic) {
+        if Instant::now() < topic.look {
+            return;
+        }
+        if !self.assignments.is_empty() && topic.is_another(self.kafka.topic_id().await.as_deref()) {
+            self.take_over_again();
+        }
+        topic.look = Instant::now() + TOPIC_RECHECK;
+    }
+
+    fn take_over_again(&self) {
+        tracing::warn!(topic = %self.owner.topic, "The topic was made anew; taking all partitions over again");
+        // The receiver is gone only when the process is stopping.
+        let _ = self.control.send(Control::Recreated);
+    }
+
+    /// Tries these claims once, and puts back those that cannot begin.
+    async fn serve(
+        &self,
+        due: Vec<Waiting>,
+        pending: &mut Pending,
+        backoff: &mut Backoff,
+        topic: &mut Topic,
+    ) {
+        let (mut failed, mut gaps) = (Vec::new(), Vec::new());
+        match answered(CONNECTED, self.database.claiming()).await {
+            Ok(connection) => {
+                let id = self.kafka.topic_id().await;
+                if topic.is_another(id.as_deref()) {
+                    // With new generations; what is due here is not worth the trouble any more.
+                    self.take_over_again();
+                    failed = due;
+                } else {
+                    self.serve_with(connection, due, id.as_deref(), &mut failed, &mut gaps).await;
+                }
+            }
             Err(error) => {
-                self.status.database_down(format!(
+                self.metrics.database_failed(&error);
+                self.status.claims_failing(format!(
                     "cannot connect to PostgreSQL at {}: {}",
                     self.database.place(),
                     describe(&error)
                 ));
-                return backoff.next();
+                failed = due;
             }
-        };
-        // Without an answer recreation is recognised by the log's ends alone.
-        let asked = self.ask(|consumer, topic| Ok(topic_id(consumer.client(), topic, KAFKA_TIMEOUT))).await;
-        let id = asked.ok().flatten();
-        let (mut failed, mut gaps) = (Vec::new(), Vec::new());
-        let mut claimed = Vec::new();
-        for (partition, generation) in std::mem::take(pending) {
-            match offsets::claim(&mut connection, &self.statements, &self.owner, partition, id.as_deref())
-                .await
-            {
-                Ok(stored) => claimed.push((partition, generation, stored)),
-                Err(error) => failed.push(self.failed((partition, generation), &error.into())),
+        }
+        let now = Instant::now();
+        let pause = if failed.is_empty() { Duration::ZERO } else { backoff.next() };
+        for waiting in failed {
+            pending.put_back_failed(waiting, now, pause);
+        }
+        for waiting in gaps {
+            pending.put_back_gap(waiting, now, GAP_RECHECK);
+        }
+    }
+
+    async fn serve_with(
+        &self,
+        mut connection: PgConnection,
+        due: Vec<Waiting>,
+        id: Option<&str>,
+        failed: &mut Vec<Waiting>,
+        gaps: &mut Vec<Waiting>,
+    ) {
+        let (mut claimed, mut lost) = (Vec::new(), false);
+        for waiting in due {
+            if lost {
+                failed.push(waiting);
+                continue;
+            }
+            match self.claim(&mut connection, waiting.partition, id).await {
+                Ok(stored) => claimed.push((waiting, stored)),
+                Err(error) => {
+                    lost = error.is_disconnection();
+                    self.failed(waiting.partition, &error);
+                    failed.push(waiting);
+                }
             }
         }
         // After the claims: a log's end that is older than a stored offset could lie before it.
-        let logs = self.logs(claimed.iter().map(|(partition, ..)| *partition).collect()).await;
-        for (partition, generation, stored) in claimed {
+        let logs = self.kafka.logs(claimed.iter().map(|(waiting, _)| waiting.partition).collect()).await;
+        for (waiting, stored) in claimed {
+            let Waiting { partition, generation, .. } = waiting;
+            // All this takes time, and what is somebody else's by now must neither move nor be reported.
+            if !self.assignments.is_current(partition, generation) {
+                continue;
+            }
+            if lost {
+                failed.push(waiting);
+                continue;
+            }
             let log = logs.get(&partition).copied();
-            match self.begin(&mut connection, partition, stored, log, id.as_deref()).await {
+            match self.begin(&mut connection, partition, stored, log, id).await {
                 Ok(offset) => {
-                    self.status.database_up();
-                    self.status.gap_closed(partition);
-                    self.metrics.waiting(partition, false);
+                    self.assignments.if_current(partition, generation, || self.closed(partition));
                     // The receiver is gone only when the process is stopping.
                     let _ = self.control.send(Control::Claimed { partition, generation, offset });
                 }
                 Err(ClaimError::Gap(gap)) => {
-                    tracing::error!(
-                        partition,
-                        "Not reading the partition: {gap}; set KAFKA_ON_OFFSET_GAP to earliest or latest to go on without the missing records"
-                    );
-                    self.metrics.offset_gap("fail", gap.low - gap.offset);
-                    self.metrics.waiting(partition, true);
-                    self.status.gap_open(
-                        partition,
-                        format!("partition {partition} waits: {gap} (KAFKA_ON_OFFSET_GAP=fail)"),
-                    );
-                    gaps.push((partition, generation));
+                    self.assignments.if_current(partition, generation, || self.opened(&waiting, &gap));
+                    gaps.push(waiting);
                 }
-                Err(error) => failed.push(self.failed((partition, generation), &error)),
+                Err(error) => {
+                    lost = error.is_disconnection();
+                    self.failed(partition, &error);
+                    failed.push(waiting);
+                }
             }
         }
-        // A failed good-bye leaves nothing behind that the server does not clean up.
-        let _ = connection.close().await;
-        let pause = if !failed.is_empty() {
-            backoff.next()
-        } else {
-            self.status.claims_done();
-            backoff.reset();
-            GAP_RECHECK
-        };
-        failed.append(&mut gaps);
-        *pending = failed;
-        pause
+        if !lost {
+            // A failed good-bye leaves nothing behind that the server does not clean up.
+            let _ = answered(GOOD_BYE, connection.close()).await;
+        }
+    }
+
+    /// The partition goes on.
+    fn closed(&self, partition: i32) {
+        self.status.gap_closed(partition);
+        self.metrics.waiting(partition, false);
+    }
+
+    /// The partition waits for a person.
+    fn opened(&self, waiting: &Waiting, gap: &Gap) {
+        let partition = waiting.partition;
+        tracing::error!(
+            partition,
+            "Not reading the partition: {gap}; set KAFKA_ON_OFFSET_GAP to earliest or latest to go on without the missing records"
+        );
+        if !waiting.is_known_gap {
+            self.metrics.offset_gap("fail", 0);
+        }
+        self.metrics.waiting(partition, true);
+        self.status
+            .gap_open(partition, format!("partition {partition} waits: {gap} (KAFKA_ON_OFFSET_GAP=fail)"));
     }
 
     /// A member of the group that reads nothing of what it was given is not ready, whatever else works.
-    fn failed(&self, claim: Claim, error: &ClaimError) -> Claim {
-        let (partition, _) = claim;
+    fn failed(&self, partition: i32, error: &ClaimError) {
         tracing::warn!(partition, %error, "Cannot take over the partition yet; trying on");
+        if let ClaimError::Database(error) = error {
+            self.metrics.database_failed(error);
+        }
         self.status.claims_failing(format!("partition {partition} cannot be taken over yet: {error}"));
-        claim
     }
 
-    /// Where each of these logs begins and ends. One pair of requests for all of them: a broker answers the requests of
-    /// a connection one after the other, and each would wait for a fetch that waits for records (fetch.wait.max.ms).
-    async fn logs(&self, partitions: Vec<i32>) -> HashMap<i32, (i64, i64)> {
-        if partitions.is_empty() {
-            return HashMap::new();
-        }
-        let ask = |edge: Offset| {
-            let partitions = partitions.clone();
-            self.ask(move |consumer, topic| {
-                let mut list = TopicPartitionList::new();
-                for partition in partitions {
-                    list.add_partition_offset(topic, partition, edge)?;
-                }
-                // In Kafka's ListOffsets request the edges of a log are times with special values.
-                consumer.offsets_for_times(list, KAFKA_TIMEOUT)
-            })
-        };
-        match tokio::try_join!(ask(Offset::Beginning), ask(Offset::End)) {
-            Ok((lows, highs)) => {
-                let (lows, highs) = (numbers(&lows), numbers(&highs));
-                lows.into_iter().filter_map(|(id, low)| Some((id, (low, *highs.get(&id)?)))).collect()
-            }
-            // One partition without a leader fails the question for all: then each is asked about alone.
-            Err(error) => {
-                tracing::warn!(%error, "Kafka does not say where the logs begin and end; asking for each alone");
-                self.logs_one_by_one(&partitions).await
-            }
-        }
+    async fn claim(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        topic_id: Option<&str>,
+    ) -> Result<Option<Stored>, ClaimError> {
+        let claim = offsets::claim(connection, &self.statements, &self.owner, partition, topic_id);
+        Ok(answered(ANSWER, claim).await?)
     }
 
-    async fn logs_one_by_one(&self, partitions: &[i32]) -> HashMap<i32, (i64, i64)> {
-        let mut logs = HashMap::new();
-        for &partition in partitions {
-            let question = move |consumer: &Consumer, topic: &str| {
-                consumer.fetch_watermarks(topic, partition, ALONE_TIMEOUT)
-            };
-            if let Ok(log) = self.ask(question).await {
-                logs.insert(partition, log);
-            }
-        }
-        logs
+    async fn create(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        offset: i64,
+        topic_id: Option<&str>,
+    ) -> Result<i64, ClaimError> {
+        let create = offsets::create(connection, &self.statements, &self.owner, partition, offset, topic_id);
+        Ok(answered(ANSWER, create).await?)
     }
 
     async fn begin(
         &self,
         connection: &mut PgConnection,
         partition: i32,
-        stored: Option<Stored>,
+        mut stored: Option<Stored>,
         log: Option<(i64, i64)>,
         topic_id: Option<&str>,
     ) -> Result<i64, ClaimError> {
         let (low, high) = log.ok_or(ClaimError::NoLog)?;
-        let committed = if stored.is_none() { self.committed(partition).await? } else { None };
+        if stored.is_none() && self.start_from == StartFrom::Latest {
+            stored = self.begin_latest(connection, partition, topic_id).await?;
+        }
+        let committed = match stored {
+            Some(_) => None,
+            None => self.kafka.committed(vec![partition]).await?.get(&partition).copied(),
+        };
         let stored_id = stored.as_ref().and_then(|stored| stored.topic_id.as_deref());
         let recreated = matches!((stored_id, topic_id), (Some(stored), Some(now)) if stored != now);
         let known =
             Known { stored: stored.map(|stored| stored.next_offset), committed, recreated, low, high };
-        match start(&known, self.start_from, self.on_offset_gap) {
+        match start(&known, self.on_offset_gap) {
             Start::Stored(offset) => Ok(offset),
-            Start::New(_) if self.start_from == StartFrom::Latest && committed.is_none() => {
-                self.begin_latest(connection, partition, low, topic_id).await
-            }
-            Start::New(offset) => {
-                Ok(offsets::create(connection, &self.statements, &self.owner, partition, offset, topic_id)
-                    .await?)
-            }
-            Start::Moved { from, to, lost } => {
-                let policy = if self.on_offset_gap == OnOffsetGap::Earliest { "earliest" } else { "latest" };
-                tracing::error!(
-                    partition,
-                    from,
-                    to,
-                    lost,
-                    policy,
-                    "The stored offset is outside the log; going on elsewhere"
-                );
-                self.metrics.offset_gap(policy, lost);
-                if offsets::reset(connection, &self.statements, &self.owner, partition, (from, to), topic_id)
-                    .await?
-                {
-                    return Ok(to);
-                }
-                // Somebody moved it in between; what they stored counts.
-                Ok(offsets::create(connection, &self.statements, &self.owner, partition, to, topic_id)
-                    .await?)
-            }
+            Start::New(offset) => self.create(connection, partition, offset, topic_id).await,
+            Start::Moved(moved) => self.go_elsewhere(connection, partition, moved, topic_id).await,
             Start::Gap(gap) => Err(ClaimError::Gap(gap)),
         }
     }
 
-    /// `latest` means: what is produced after the pipeline's first start. So the first claim of all stores the present
-    /// end of every partition, and a partition that is added later is read from its beginning.
+    /// Goes on where policy says. It is reported when it is done, and not when it was tried.
+    async fn go_elsewhere(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        moved: Move,
+        topic_id: Option<&str>,
+    ) -> Result<i64, ClaimError> {
+        let Move { from, to, stored, lost } = moved;
+        let is_done = if stored {
+            let reset =
+                offsets::reset(connection, &self.statements, &self.owner, partition, (from, to), topic_id);
+            answered(ANSWER, reset).await?
+        } else {
+            self.create(connection, partition, to, topic_id).await? == to
+        };
+        if !is_done {
+            // What they stored counts, and is to be judged like any other.
+            return Err(ClaimError::Overtaken);
+        }
+        let policy = if self.on_offset_gap == OnOffsetGap::Earliest { "earliest" } else { "latest" };
+        let kept = if stored { "stored" } else { "committed" };
+        tracing::error!(
+            partition,
+            from,
+            to,
+            lost,
+            policy,
+            "The {kept} offset is outside the log; going on elsewhere"
+        );
+        self.metrics.offset_gap(policy, lost);
+        Ok(to)
+    }
+
+    /// `latest` means: what is produced after the pipeline's first start. So the first claim of all stores where every
+    /// partition begins, and a partition that is added later is read from its beginning. Gives back what is stored then.
     async fn begin_latest(
         &self,
         connection: &mut PgConnection,
         partition: i32,
-        low: i64,
         topic_id: Option<&str>,
-    ) -> Result<i64, ClaimError> {
+    ) -> Result<Option<Stored>, ClaimError> {
         // The claim of another partition may have stored them all a moment ago.
-        if let Some(stored) =
-            offsets::claim(connection, &self.statements, &self.owner, partition, topic_id).await?
-        {
-            return Ok(stored.next_offset);
+        if let Some(stored) = self.claim(connection, partition, topic_id).await? {
+            return Ok(Some(stored));
         }
-        let partitions: Vec<i32> = self
-            .ask(|consumer, topic| {
-                let metadata = consumer.client().fetch_metadata(Some(topic), KAFKA_TIMEOUT)?;
-                let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-                Ok(partitions.map(|partition| partition.id()).collect())
-            })
-            .await?;
-        let logs = self.logs(partitions.clone()).await;
-        let ends = partitions
-            .iter()
-            .map(|id| Ok((*id, logs.get(id).ok_or(ClaimError::NoLog)?.1)))
-            .collect::<Result<Vec<_>, ClaimError>>()?;
-        offsets::create_all_once(connection, &self.statements, &self.owner, &ends, topic_id).await?;
-        Ok(offsets::create(connection, &self.statements, &self.owner, partition, low, topic_id).await?)
-    }
-
-    async fn committed(&self, partition: i32) -> Result<Option<i64>, ClaimError> {
-        let list = self
-            .ask(move |consumer, topic| {
-                let mut list = TopicPartitionList::new();
-                list.add_partition(topic, partition);
-                consumer.committed_offsets(list, KAFKA_TIMEOUT)
-            })
-            .await?;
-        Ok(list.elements().first().and_then(|element| match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
-    }
-
-    /// Asks Kafka on a thread that may block.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Consumer, &str) -> Result<T, KafkaError> + Send + 'static,
-    ) -> Result<T, ClaimError> {
-        let (consumer, topic) = (Arc::clone(&self.consumer), Arc::clone(&self.owner.topic));
-        Ok(tokio::task::spawn_blocking(move || question(&consumer, &topic)).await??)
+        let partitions = self.kafka.partitions().await?;
+        let logs = self.kafka.logs(partitions.clone()).await;
+        let committed = self.kafka.committed(partitions.clone()).await?;
+        let mut begins = Vec::new();
+        for id in partitions {
+            let log = *logs.get(&id).ok_or(ClaimError::NoLog)?;
+            begins.extend(first(committed.get(&id).copied(), log).map(|offset| (id, offset)));
+        }
+        let create = offsets::create_all_once(connection, &self.statements, &self.owner, &begins, topic_id);
+        answered(ANSWER, create).await?;
+        self.claim(connection, partition, topic_id).await
     }
 }
 
-/// The offsets of those partitions for which Kafka gave one.
-fn numbers(list: &TopicPartitionList) -> HashMap<i32, i64> {
-    let known = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
-        (Ok(()), Offset::Offset(offset)) => Some((element.partition(), offset)),
-        _ => None,
-    });
-    known.collect()
+/// Waits until there is something to do: a new claim, one that is due, or a look at the topic. `false` when the reading
+/// thread is gone.
+async fn wait(requests: &mut mpsc::UnboundedReceiver<Claim>, pending: &mut Pending, look: Instant) -> bool {
+    let wake = pending.due().map_or(look, |due| due.min(look));
+    tokio::select! {
+        claim = requests.recv() => match claim {
+            Some(claim) => pending.add(claim),
+            None => return false,
+        },
+        () = tokio::time::sleep_until(wake.into()) => {}
+    }
+    while let Ok(claim) = requests.try_recv() {
+        pending.add(claim);
+    }
+    true
 }
+
+#[cfg(test)]
+mod tests;

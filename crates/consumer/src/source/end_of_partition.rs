@@ -53,6 +53,26 @@ pub(super) fn without_records(
     Ok(found)
 }
 
+/// Whether the partition's end can be read, which needs no record to be there.
+///
+/// # Errors
+/// The reader cannot be made.
+pub(super) fn can_read(config: &ClientConfig, topic: &str, partition: i32) -> Result<bool, KafkaError> {
+    let reader: BaseConsumer = config.create()?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::End)?;
+    reader.assign(&list)?;
+    let Some(queue) = Queue::of(reader.client()) else { return Ok(false) };
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        // Errors come on the same way, and are no sight of anything.
+        if queue.next().is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a reader sees.
 enum Seen {
     Record {
@@ -71,7 +91,7 @@ struct Queue(*mut sys::rd_kafka_queue_t);
 impl Queue {
     fn of<C: rdkafka::consumer::ConsumerContext>(client: &Client<C>) -> Option<Self> {
         // SAFETY: the client is live, and the caller keeps it longer than what is returned: `reader` is declared before
-        // `queue` in the only caller and so is dropped after it. A null is sorted out.
+        // `queue` in both callers and so is dropped after it. A null is sorted out.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(client.native_ptr()) };
         (!queue.is_null()).then_some(Self(queue))
     }

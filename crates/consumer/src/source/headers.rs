@@ -15,7 +15,7 @@ use rdkafka::message::BorrowedMessage;
 type Header<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// The headers of a record, in their order.
-pub(super) struct Headers<'a> {
+pub(crate) struct Headers<'a> {
     /// Null when the record has none.
     native: *mut sys::rd_kafka_headers_t,
     next: usize,
@@ -24,7 +24,7 @@ pub(super) struct Headers<'a> {
 }
 
 /// The headers of `message`.
-pub(super) fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Headers<'a> {
+pub(crate) fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Headers<'a> {
     let mut native = ptr::null_mut();
     // SAFETY: the message is live while it is borrowed, and so are its headers, which librdkafka parses at the first call
     // and keeps with the message. On an error nothing is written and the pointer stays null.

@@ -20,6 +20,10 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("socket.keepalive.enable", "true"),
     // A killed consumer's partitions flow again after this time; brokers allow no less than 6 s by default.
     ("session.timeout.ms", "6000"),
+    // A broker that is cut off is noticed when a request or a connection has no answer for so long, not after the minute and
+    // the half minute of the defaults. What may take longer (joining a group, fetching) adds its own time to it.
+    ("socket.timeout.ms", "10000"),
+    ("socket.connection.setup.timeout.ms", "10000"),
     // Members learn of a rebalance with their next heartbeat: this is most of what a hand-over takes when one joins or stops.
     ("heartbeat.interval.ms", "500"),
     ("topic.metadata.refresh.interval.ms", "15000"),

@@ -2,7 +2,8 @@
 //!
 //! A transaction ends with a control record, which takes an offset and is never delivered. The stored offset would stay
 //! before it until the next record comes, and lag would never be 0, nor the number of consumers. So where the client has
-//! fetched everything, and the stored offset has not moved for a while, another reader looks what lies between.
+//! fetched everything, and the stored offset has not moved for a while, another reader looks what lies between. Another
+//! one looks, too, where the topic could not be read, because the client does not say when it can be again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 use super::Positions;
-use super::end_of_partition::without_records;
+use super::end_of_partition::{can_read, without_records};
 use crate::slot::Slot;
+use crate::status::Status;
 
 /// How often to see whether there is such a partition.
 const LOOK: Duration = Duration::from_secs(1);
@@ -26,6 +28,8 @@ pub struct QuietEnds {
     pub slots: Arc<[Slot]>,
     /// Where the partitions stand.
     pub positions: Arc<Positions>,
+    /// Whether the topic could be read.
+    pub status: Arc<Status>,
 }
 
 impl QuietEnds {
@@ -39,6 +43,19 @@ impl QuietEnds {
             if !quiet.is_empty() {
                 self.look(quiet).await;
             }
+            if !self.status.is_topic_readable() {
+                self.try_reading().await;
+            }
+        }
+    }
+
+    /// Reads at the end of a partition, if only to see that this is allowed. It takes a while where it is not.
+    async fn try_reading(&self) {
+        let (config, topic) = (self.config.clone(), Arc::clone(&self.topic));
+        let partition = self.positions.any().unwrap_or(0);
+        let read = tokio::task::spawn_blocking(move || can_read(&config, &topic, partition)).await;
+        if matches!(read, Ok(Ok(true))) {
+            self.status.topic_readable();
         }
     }
 

@@ -1,17 +1,22 @@
 //! The reading thread: polls Kafka, parses records into the writers' slots, and carries out the group's rebalances.
 //!
 //! It is an ordinary thread because librdkafka's `poll` blocks. What it must never do is stop polling: a member that
-//! does not poll leaves the group. So when the writers are slow it waits briefly, and when they stay slow (the
-//! database is away) it pauses all partitions and goes on polling an empty queue.
+//! does not poll leaves the group. So when a writer is slow it waits briefly, and when that writer stays slow (the
+//! database is away) it pauses the writer's partitions and goes on polling.
 
-use std::collections::HashMap;
+mod pressure;
+mod records;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
@@ -19,23 +24,21 @@ use tokio_util::sync::CancellationToken;
 use super::claims::Claim;
 use super::context::Rebalance;
 use super::{Assignments, Consumer, Positions};
-use crate::batch::{Record, encode_headers};
-use crate::dead_letter::Reason;
 use crate::engine::BusyClock;
-use crate::event::{self, event_key, key_source};
 use crate::metrics::Metrics;
-use crate::settings::{Deduplication, Tombstones};
 use crate::slot::Slot;
 use crate::status::Status;
+pub use records::RecordPolicy;
 
 /// How long to wait for records before looking at everything else again.
 const POLL: Duration = Duration::from_millis(50);
-/// How long to wait for a slow writer before pausing the partitions.
-const PATIENCE: Duration = Duration::from_secs(1);
 /// How often Kafka is told the offsets.
 const HINT_INTERVAL: Duration = Duration::from_millis(250);
 /// While records come without a pause, the clock is read once for so many of them.
 const RECORDS_BETWEEN_LOOKS: u32 = 64;
+
+/// A partition that Kafka did not let begin is taken over again after this time.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
 /// What others ask of the reading thread.
 #[derive(Debug)]
@@ -56,16 +59,8 @@ pub enum Control {
         /// The assignment that was fenced.
         generation: u64,
     },
-}
-
-/// How records are read.
-pub struct RecordPolicy {
-    /// How an event is recognised as seen before.
-    pub deduplication: Deduplication,
-    /// What happens to a record without a value.
-    pub tombstones: Tombstones,
-    /// Largest value in bytes.
-    pub event_max_bytes: usize,
+    /// The topic is another one of the same name: read all offsets again.
+    Recreated,
 }
 
 /// The reading thread's belongings.
@@ -98,6 +93,10 @@ pub struct Reader {
     pub partitions: HashMap<i32, Assigned>,
     /// The last generation given out.
     pub generation: u64,
+    /// Slots that have no room, whose partitions are paused.
+    pub paused: BTreeSet<usize>,
+    /// Whether the topic could not be read lately.
+    pub unreadable: bool,
 }
 
 /// A partition of the present assignment.
@@ -137,7 +136,7 @@ impl Reader {
                 unlooked = RECORDS_BETWEEN_LOOKS;
                 let waiting = Instant::now();
                 let polled = consumer.poll(POLL);
-                self.busy.waited(waiting.elapsed());
+                self.busy.waited(self.wait(), waiting.elapsed());
                 polled
             });
             match polled {
@@ -150,9 +149,10 @@ impl Reader {
                 continue;
             }
             unlooked = 0;
+            self.resume();
             if hinted.elapsed() >= HINT_INTERVAL {
                 self.commit_hints(CommitMode::Async);
-                self.busy.tick(&self.metrics.busy);
+                self.busy.tick(&self.metrics);
                 hinted = Instant::now();
             }
         }
@@ -179,12 +179,20 @@ impl Reader {
                     self.begin(partition, generation, offset);
                 }
                 Control::Fenced { partition, generation } => self.fenced(partition, generation),
+                Control::Recreated => {
+                    let all: Vec<i32> = self.partitions.keys().copied().collect();
+                    self.take_over_again(&all);
+                }
             }
         }
     }
 
+    fn slot_index(&self, partition: i32) -> usize {
+        partition.unsigned_abs() as usize % self.slots.len()
+    }
+
     fn slot(&self, partition: i32) -> &Slot {
-        &self.slots[partition.unsigned_abs() as usize % self.slots.len()]
+        &self.slots[self.slot_index(partition)]
     }
 
     /// The group gave us partitions. Nothing is fetched before their offsets are read from PostgreSQL: the client is
@@ -195,19 +203,19 @@ impl Reader {
             tracing::warn!(%error, "Kafka refused the assignment");
         }
         for &partition in partitions {
-            self.claim(partition);
+            self.claim(partition, Instant::now());
         }
         self.status.joined();
         self.metrics.rebalanced("assigned", self.partitions.len());
     }
 
-    fn claim(&mut self, partition: i32) {
+    fn claim(&mut self, partition: i32, due: Instant) {
         self.generation += 1;
         let generation = self.generation;
         self.partitions.insert(partition, Assigned { generation, reading: false });
         self.assignments.set(partition, generation);
         // The receiver lives as long as this thread.
-        let _ = self.claims.send((partition, generation));
+        let _ = self.claims.send(Claim { partition, generation, due });
     }
 
     fn begin(&mut self, partition: i32, generation: u64, offset: i64) {
@@ -219,19 +227,27 @@ impl Reader {
         if let Err(error) = self.consumer.incremental_assign(&list(&self.topic, [(partition, Some(offset))]))
         {
             tracing::warn!(partition, %error, "Kafka refused to begin the partition; asking again");
-            return self.claim(partition);
+            return self.claim(partition, Instant::now() + BEGIN_AGAIN);
         }
         assigned.reading = true;
         self.slot(partition).begin(partition, generation, offset);
         self.positions.set(partition, offset);
+        // The client remembers a pause beyond the end of an assignment.
+        self.set_paused([partition], self.paused.contains(&self.slot_index(partition)));
         tracing::info!(partition, offset, "Reading the partition");
     }
 
     fn fenced(&mut self, partition: i32, generation: u64) {
         let current = self.partitions.get(&partition).copied();
         if current.is_some_and(|assigned| assigned.generation == generation) {
-            self.stop_reading(&[partition]);
-            self.claim(partition);
+            self.take_over_again(&[partition]);
+        }
+    }
+
+    fn take_over_again(&mut self, partitions: &[i32]) {
+        self.stop_reading(partitions);
+        for &partition in partitions {
+            self.claim(partition, Instant::now());
         }
     }
 
@@ -277,86 +293,11 @@ impl Reader {
     }
 
     fn take_in(&mut self, message: &BorrowedMessage<'_>, headers: &mut Vec<u8>) {
-        if self.accept(message, headers) {
-            self.wait_for_room(message.partition(), headers);
+        if std::mem::take(&mut self.unreadable) {
+            self.status.topic_readable();
         }
-    }
-
-    /// Puts a record into its slot; says whether the slot is full.
-    fn accept(&self, message: &BorrowedMessage<'_>, headers: &mut Vec<u8>) -> bool {
-        headers.clear();
-        encode_headers(super::headers::headers(message), headers);
-        let record = Record {
-            partition: message.partition(),
-            offset: message.offset(),
-            timestamp_millis: message.timestamp().to_millis(),
-            key: message.key(),
-            payload: message.payload(),
-            headers,
-        };
-        self.parse(&record, message)
-    }
-
-    /// Parses the record and puts it into its slot; says whether the slot is full.
-    fn parse(&self, record: &Record<'_>, message: &BorrowedMessage<'_>) -> bool {
-        let slot = self.slot(record.partition);
-        let (partition, offset) = (record.partition, record.offset);
-        let Some(payload) = record.payload.filter(|payload| !payload.is_empty()) else {
-            return slot.push(partition, offset, |batch| {
-                if self.policy.tombstones == Tombstones::DeadLetter {
-                    batch.push_dead_letter(record, Reason::Tombstone, "the record has no value".to_owned());
-                }
-            });
-        };
-        match event::parse(payload, self.policy.event_max_bytes) {
-            Ok(event) => {
-                let source = key_source(&self.policy.deduplication, payload, |name| header(message, name));
-                let key = event_key(&source, event.timestamp, (&self.topic, partition, offset));
-                slot.push(partition, offset, |batch| batch.push_event(record, &event, key))
-            }
-            Err(rejection) => slot.push(partition, offset, |batch| {
-                batch.push_dead_letter(record, rejection.reason, rejection.detail);
-            }),
-        }
-    }
-
-    /// Backpressure: waits until the writer has taken the batch, without ever ceasing to poll for long.
-    fn wait_for_room(&mut self, partition: i32, headers: &mut Vec<u8>) {
-        let (slots, consumer) = (Arc::clone(&self.slots), Arc::clone(&self.consumer));
-        let slot = &slots[partition.unsigned_abs() as usize % slots.len()];
-        if slot.wait_for_room(PATIENCE) || self.shutdown.is_cancelled() {
-            return;
-        }
-        tracing::warn!("The database does not keep up; pausing all partitions until it does");
-        self.set_paused(true);
-        while !slot.wait_for_room(POLL) && !self.shutdown.is_cancelled() {
-            match consumer.poll(Duration::ZERO) {
-                // A record that was on its way when its partition was paused: the client counts it as delivered.
-                Some(Ok(message)) => {
-                    self.accept(&message, headers);
-                }
-                Some(Err(error)) => tracing::debug!(%error, "Kafka while paused"),
-                None => {}
-            }
-            if !self.status.is_sink_up() {
-                // Waiting for a server that is away is not work that more consumers could share.
-                self.busy.waited(POLL);
-            }
-            self.serve();
-            self.set_paused(true);
-            self.commit_hints(CommitMode::Async);
-            self.busy.tick(&self.metrics.busy);
-        }
-        self.set_paused(false);
-        tracing::info!("The database keeps up again; resuming");
-    }
-
-    fn set_paused(&self, paused: bool) {
-        let reading = self.partitions.iter().filter(|(_, assigned)| assigned.reading);
-        let list = list(&self.topic, reading.map(|(partition, _)| (*partition, None)));
-        let result = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
-        if let Err(error) = result {
-            tracing::warn!(%error, paused, "Kafka refused to pause or resume");
+        if let Some(full) = self.accept(message, headers) {
+            self.wait_for_room(full);
         }
     }
 
@@ -366,21 +307,25 @@ impl Reader {
                 let reason =
                     format!("the topic `{}` does not exist; create it or correct KAFKA_TOPIC", self.topic);
                 tracing::warn!("{reason}");
-                self.status.kafka_unreachable(reason);
+                self.unreadable(reason);
             }
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 tracing::error!(%error, "Kafka refuses access; allow this user Read on the topic and on the group");
-                self.status
-                    .kafka_unreachable(format!("Kafka refuses access to the topic or the group: {error}"));
+                self.unreadable(format!(
+                    "Kafka refuses access to the topic or the group: {error}; allow this user Read on the topic `{}`",
+                    self.topic
+                ));
+            }
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                tracing::error!(%error, "Kafka refuses access; allow this user Read on the topic and on the group");
+                self.status.not_joined(format!("Kafka refuses access to the topic or the group: {error}"));
             }
             // The error does not say for which partition: look at all of them again.
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 tracing::warn!(%error, "A position is outside of its log; reading all offsets again");
-                let reading: Vec<i32> = self.partitions.keys().copied().collect();
-                self.stop_reading(&reading);
-                for partition in reading {
-                    self.claim(partition);
-                }
+                let reading = self.partitions.iter().filter(|(_, assigned)| assigned.reading);
+                let reading: Vec<i32> = reading.map(|(partition, _)| *partition).collect();
+                self.take_over_again(&reading);
             }
             Some(RDKafkaErrorCode::PollExceeded) => {
                 tracing::warn!(
@@ -395,6 +340,12 @@ impl Reader {
         Ok(())
     }
 
+    /// librdkafka says it once, whatever becomes of the topic.
+    fn unreadable(&mut self, reason: String) {
+        self.unreadable = true;
+        self.status.topic_unreadable(reason);
+    }
+
     fn commit_hints(&self, mode: CommitMode) {
         let news = self.positions.take_untold(Instant::now());
         if news.is_empty() {
@@ -405,10 +356,6 @@ impl Reader {
             tracing::debug!(%error, "Kafka did not take the committed offsets");
         }
     }
-}
-
-fn header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
-    super::headers::headers(message).find(|(found, _)| *found == name.as_bytes())?.1
 }
 
 fn list(topic: &str, partitions: impl IntoIterator<Item = (i32, Option<i64>)>) -> TopicPartitionList {

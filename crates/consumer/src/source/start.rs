@@ -1,6 +1,6 @@
 //! Where a partition begins: a pure decision from what PostgreSQL, the group and the log say.
 
-use crate::settings::{OnOffsetGap, StartFrom};
+use crate::settings::OnOffsetGap;
 
 /// What is known about a partition when it is assigned.
 #[derive(Clone, Copy, Debug)]
@@ -24,17 +24,30 @@ pub(super) enum Start {
     Stored(i64),
     /// Nothing is stored: store this offset and begin there.
     New(i64),
-    /// The stored offset is outside the log and policy says to go on elsewhere. `lost` counts the offsets between the
-    /// stored one and the log, negative when the log is behind it (a topic made anew, records lost).
-    Moved { from: i64, to: i64, lost: i64 },
-    /// An offset outside the log and policy says to stop.
+    /// An offset outside the log, and policy says to go on elsewhere.
+    Moved(Move),
+    /// An offset outside the log, and policy says to stop.
     Gap(Gap),
+}
+
+/// From an offset outside the log to one inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Move {
+    pub(super) from: i64,
+    pub(super) to: i64,
+    /// Whether `from` is stored; else the group had committed it.
+    pub(super) stored: bool,
+    /// Offsets that nobody will read: those that retention removed, and those that the policy passes over. Of another
+    /// topic's offsets, or of a log that ends before `from`, only the latter are known.
+    pub(super) lost: u64,
 }
 
 /// An offset that is outside the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) offset: i64,
+    /// Whether it is stored; else the group had committed it.
+    pub(super) stored: bool,
     pub(super) low: i64,
     pub(super) high: i64,
     pub(super) recreated: bool,
@@ -42,7 +55,8 @@ pub(super) struct Gap {
 
 impl std::fmt::Display for Gap {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { offset, low, high, recreated } = self;
+        let Self { offset, stored, low, high, recreated } = self;
+        let kept = if *stored { "stored" } else { "committed" };
         if *recreated {
             write!(
                 formatter,
@@ -51,13 +65,13 @@ impl std::fmt::Display for Gap {
         } else if offset > high {
             write!(
                 formatter,
-                "the stored offset {offset} is beyond the log, which ends at {high}: the topic was made anew, or the \
+                "the {kept} offset {offset} is beyond the log, which ends at {high}: the topic was made anew, or the \
                  log lost records"
             )
         } else {
             write!(
                 formatter,
-                "the stored offset {offset} is before the log, which begins at {low}: retention removed {} offsets \
+                "the {kept} offset {offset} is before the log, which begins at {low}: retention removed {} offsets \
                  that were never read",
                 low - offset
             )
@@ -65,56 +79,67 @@ impl std::fmt::Display for Gap {
     }
 }
 
-/// Decides.
-pub(super) fn start(known: &Known, start_from: StartFrom, on_gap: OnOffsetGap) -> Start {
+/// Decides. A partition of which nothing at all is known is read from its beginning; what [`first`] says of `latest` is
+/// stored by then.
+pub(super) fn start(known: &Known, on_gap: OnOffsetGap) -> Start {
     let Known { stored, committed, recreated, low, high } = *known;
-    let in_log = |offset: i64| (low..=high).contains(&offset);
-    let Some(offset) = stored.or(committed) else {
-        return Start::New(if start_from == StartFrom::Earliest { low } else { high });
-    };
-    if in_log(offset) && !recreated {
-        return if stored.is_some() { Start::Stored(offset) } else { Start::New(offset) };
+    let Some(offset) = stored.or(committed) else { return Start::New(low) };
+    let is_stored = stored.is_some();
+    if (low..=high).contains(&offset) && !recreated {
+        return if is_stored { Start::Stored(offset) } else { Start::New(offset) };
     }
     let to = match on_gap {
-        OnOffsetGap::Fail => return Start::Gap(Gap { offset, low, high, recreated }),
+        OnOffsetGap::Fail => {
+            return Start::Gap(Gap { offset, stored: is_stored, low, high, recreated });
+        }
         OnOffsetGap::Earliest => low,
         OnOffsetGap::Latest => high,
     };
-    if stored.is_some() {
-        Start::Moved { from: offset, to, lost: if recreated { 0 } else { low - offset } }
-    } else {
-        Start::New(to)
+    let unread = if recreated || offset > high { low } else { offset };
+    let lost = to.saturating_sub(unread).max(0).unsigned_abs();
+    Start::Moved(Move { from: offset, to, stored: is_stored, lost })
+}
+
+/// Where a partition begins that is there at the pipeline's first start with `latest`: where the group stood, if it did,
+/// else behind what is there already. `None` where the group stood outside the log: that is for [`start`] to decide.
+pub(super) fn first(committed: Option<i64>, (low, high): (i64, i64)) -> Option<i64> {
+    match committed {
+        None => Some(high),
+        Some(offset) => (low..=high).contains(&offset).then_some(offset),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use OnOffsetGap::{Earliest as GapEarliest, Fail, Latest as GapLatest};
-    use StartFrom::{Earliest, Latest};
+    use OnOffsetGap::{Earliest, Fail, Latest};
 
     #[test]
     fn every_combination_of_what_is_known_has_one_beginning() {
-        let gap = |offset| Start::Gap(Gap { offset, low: 10, high: 20, recreated: false });
+        let gap = |offset, stored| Start::Gap(Gap { offset, stored, low: 10, high: 20, recreated: false });
+        let moved = |from, to, stored, lost| Start::Moved(Move { from, to, stored, lost });
         let cases = [
-            // stored, committed, start from, on gap, expected; the log holds 10..20
-            (Some(15), Some(12), Earliest, Fail, Start::Stored(15)),
-            (Some(10), None, Latest, Fail, Start::Stored(10)),
-            (Some(20), None, Earliest, Fail, Start::Stored(20)),
-            (None, Some(12), Earliest, Fail, Start::New(12)),
-            (None, None, Earliest, Fail, Start::New(10)),
-            (None, None, Latest, Fail, Start::New(20)),
-            (Some(9), None, Earliest, Fail, gap(9)),
-            (Some(21), Some(15), Earliest, Fail, gap(21)),
-            (None, Some(9), Earliest, Fail, gap(9)),
-            (Some(4), None, Latest, GapEarliest, Start::Moved { from: 4, to: 10, lost: 6 }),
-            (Some(4), None, Earliest, GapLatest, Start::Moved { from: 4, to: 20, lost: 6 }),
-            (Some(99), None, Latest, GapEarliest, Start::Moved { from: 99, to: 10, lost: -89 }),
-            (None, Some(99), Latest, GapEarliest, Start::New(10)),
+            // stored, committed, on gap, expected; the log holds 10..20
+            (Some(15), Some(12), Fail, Start::Stored(15)),
+            (Some(10), None, Fail, Start::Stored(10)),
+            (Some(20), None, Fail, Start::Stored(20)),
+            (None, Some(12), Fail, Start::New(12)),
+            (None, None, Fail, Start::New(10)),
+            (Some(9), None, Fail, gap(9, true)),
+            (Some(21), Some(15), Fail, gap(21, true)),
+            (None, Some(9), Fail, gap(9, false)),
+            // What `latest` passes over is as lost as what retention has removed.
+            (Some(4), None, Earliest, moved(4, 10, true, 6)),
+            (Some(4), None, Latest, moved(4, 20, true, 16)),
+            (Some(99), None, Earliest, moved(99, 10, true, 0)),
+            (Some(99), None, Latest, moved(99, 20, true, 10)),
+            (None, Some(4), Earliest, moved(4, 10, false, 6)),
+            (None, Some(4), Latest, moved(4, 20, false, 16)),
+            (None, Some(99), Earliest, moved(99, 10, false, 0)),
         ];
-        for (stored, committed, from, on_gap, expected) in cases {
+        for (stored, committed, on_gap, expected) in cases {
             let known = Known { stored, committed, recreated: false, low: 10, high: 20 };
-            assert_eq!(start(&known, from, on_gap), expected, "{known:?} {from:?} {on_gap:?}");
+            assert_eq!(start(&known, on_gap), expected, "{known:?} {on_gap:?}");
         }
     }
 
@@ -122,9 +147,28 @@ mod tests {
     #[test]
     fn a_topic_made_anew_is_a_gap_even_when_the_offset_is_in_its_log() {
         let known = Known { stored: Some(15), committed: None, recreated: true, low: 0, high: 20 };
-        let gap = Gap { offset: 15, low: 0, high: 20, recreated: true };
-        assert_eq!(start(&known, Earliest, Fail), Start::Gap(gap));
+        let gap = Gap { offset: 15, stored: true, low: 0, high: 20, recreated: true };
+        assert_eq!(start(&known, Fail), Start::Gap(gap));
         assert!(gap.to_string().contains("made anew"));
-        assert_eq!(start(&known, Earliest, GapEarliest), Start::Moved { from: 15, to: 0, lost: 0 });
+        for (on_gap, to, lost) in [(Earliest, 0, 0), (Latest, 20, 20)] {
+            assert_eq!(start(&known, on_gap), Start::Moved(Move { from: 15, to, stored: true, lost }));
+        }
+    }
+
+    #[test]
+    fn a_gap_says_whose_offset_it_is() {
+        let gap = |stored| Gap { offset: 4, stored, low: 10, high: 20, recreated: false }.to_string();
+        assert!(gap(true).starts_with("the stored offset 4 is before the log"));
+        assert!(gap(false).starts_with("the committed offset 4 is before the log"));
+    }
+
+    /// With a new database the group may have commits for some partitions: what lies behind those is not old.
+    #[test]
+    fn latest_begins_where_the_group_stood_and_else_at_the_end() {
+        let log = (10, 20);
+        assert_eq!(first(None, log), Some(20));
+        assert_eq!(first(Some(12), log), Some(12));
+        assert_eq!(first(Some(20), log), Some(20));
+        assert_eq!(first(Some(9), log), None, "retention has removed records that were never read");
     }
 }
