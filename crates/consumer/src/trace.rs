@@ -142,7 +142,8 @@ struct Links {
 fn links<'a>(mut headers: impl Iterator<Item = Headers<'a>>) -> Links {
     global::get_text_map_propagator(|propagator| {
         // An empty parent: the context of this thread is no producer's.
-        let found = headers.by_ref().map(|headers| propagator.extract_with_context(&Context::new(), &headers));
+        let found =
+            headers.by_ref().map(|headers| propagator.extract_with_context(&Context::new(), &headers));
         choose(found.map(|found| found.span().span_context().clone()))
     })
 }

@@ -1,8 +1,12 @@
 //! Dead letters in a Kafka topic.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use testbed::{Consumer, ConsumerOptions, wait};
@@ -125,6 +129,59 @@ async fn a_missing_dead_letter_topic_is_named_and_nothing_is_passed_over() -> Re
     until_read(&bed, 2).await.map_err(|error| error.context(consumer.log()))?;
     ensure!(!read(&bed.kafka, LETTERS).await?.is_empty());
     consumer.ready().await
+}
+
+/// A batch that waits for the topic waits alone, however much comes after it.
+#[tokio::test]
+async fn a_letter_that_cannot_go_holds_up_its_own_partitions_only() -> Result<()> {
+    let bed = Bed::start("parted", 2).await?;
+    let options = bed.options().with("DEAD_LETTER_TOPIC", LETTERS).with("BATCH_MAX_EVENTS", 200);
+    let mut consumer = Consumer::start("one", &options)?;
+    bed.send(0, b"not json").await?;
+    crate::support::until_logged(&consumer, "Dead letters are not in their topic yet").await?;
+    let producer = bed.kafka.producer()?;
+    let payloads: Vec<Vec<u8>> = (0..3_000).map(event).collect();
+    let records = payloads.iter().flat_map(|payload| (0..2).map(move |partition| (partition, payload)));
+    let sending = records.map(|(partition, payload)| {
+        let record = FutureRecord::to(&bed.topic).partition(partition).key("k").payload(payload);
+        producer.send(record, SOON)
+    });
+    futures::future::try_join_all(sending).await.map_err(|(error, _)| error)?;
+    wait::until_true("the other partition's events are stored", SOON, || async {
+        let done = bed.number("SELECT next_offset FROM pipeline_offsets WHERE partition = 1").await?;
+        ensure!(done == 3_000, "{done} of 3000");
+        Ok(true)
+    })
+    .await
+    .map_err(|error| error.context(consumer.log()))?;
+    assert_eq!(bed.number("SELECT next_offset FROM pipeline_offsets WHERE partition = 0").await?, 0);
+    let (status, reason) = consumer.get("/readyz").await?;
+    ensure!(status == 503 && reason.contains("dead-letter topic"), "{status} {reason}");
+
+    bed.kafka.create_topic(LETTERS, 1).await?;
+    until_read(&bed, 6_001).await.map_err(|error| error.context(consumer.log()))?;
+    assert_eq!(bed.rows().await?, 3_000, "the same events lie in both partitions");
+    consumer.ready().await
+}
+
+/// Anybody may write to the topic, and to most clients names of headers are bytes.
+#[tokio::test]
+async fn a_strangers_record_in_the_topic_is_passed_over_whatever_its_headers_are() -> Result<()> {
+    let bed = Bed::start("strange", 1).await?;
+    bed.kafka.create_topic(LETTERS, 1).await?;
+    let mut producer = Command::new("kcat");
+    producer.args(["-P", "-b", &bed.kafka.bootstrap(), "-t", LETTERS, "-p", "0", "-H"]);
+    producer.arg(OsStr::from_bytes(b"\xFFname=value")).stdin(Stdio::piped());
+    let mut producer = producer.spawn()?;
+    producer.stdin.take().context("a pipe")?.write_all(b"hello")?;
+    ensure!(producer.wait()?.success(), "kcat could not produce");
+    let options = bed.options().with("DEAD_LETTER_TOPIC", LETTERS);
+    let consumer = Consumer::start("one", &options)?;
+    bed.send(0, b"not json").await?;
+    until_read(&bed, 1).await.map_err(|error| error.context(consumer.log()))?;
+    let count = dead_letters(&options, &["count"]).await?;
+    ensure!(count.contains("1  invalid_json") && count.contains("1  in all"), "{count}");
+    Ok(())
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use rdkafka::producer::FutureRecord;
+use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, PgPool};
 use testbed::{Consumer, ConsumerOptions, Kafka, KafkaOptions, Postgres, PostgresOptions, wait};
 
-use crate::support::{Bed, SOON, event, together};
+use crate::support::{Bed, SOON, event, together, until_logged};
 
 /// Runs statements that a person or an accident might.
 async fn execute(pool: &PgPool, statements: &str) -> Result<()> {
@@ -105,6 +106,87 @@ async fn a_server_without_free_connections_is_waited_out() -> Result<()> {
     execute(&pool, "ALTER ROLE tenant CONNECTION LIMIT -1").await?;
     bed.settled(&counts).await.map_err(|error| error.context(consumer.log()))?;
     consumer.ready().await
+}
+
+/// One writer waits for a lock; the other has nothing to do, and must not speak for it.
+#[tokio::test]
+async fn a_partition_that_cannot_move_makes_it_unready_and_holds_up_no_other_writer() -> Result<()> {
+    let bed = Bed::start("locked", 2).await?;
+    let mut consumer = Consumer::start("one", &bed.options().with("BATCH_MAX_EVENTS", 200))?;
+    consumer.ready().await?;
+    wait::until_true("both partitions are taken over", SOON, || async {
+        Ok(bed.number("SELECT count(*) FROM pipeline_offsets").await? == 2)
+    })
+    .await?;
+    let (pool, holder) = (bed.pool().await?, bed.pool().await?);
+    // A session at work: one that waits for its client would be taken for a frozen consumer's and ended.
+    let holding = tokio::spawn(async move {
+        let hold =
+            "UPDATE pipeline_offsets SET updated_at = now() WHERE partition = 0; SELECT pg_sleep(3600)";
+        execute(&holder, hold).await
+    });
+    let holds = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait::until_true("the lock is held", SOON, || async { Ok(bed.number(holds).await? == 1) }).await?;
+    let counts = bed.produce(97, 2, 20_000, None).await?;
+    let ends = bed.kafka.end_offsets(&bed.topic).await?;
+    wait::until_true("the other partition is stored", SOON, || async {
+        let done = bed.number("SELECT next_offset FROM pipeline_offsets WHERE partition = 1").await?;
+        ensure!(Some(&done) == ends.get(&1), "{done} of {ends:?}");
+        Ok(true)
+    })
+    .await
+    .map_err(|error| error.context(consumer.log()))?;
+    until_unready(&consumer, "lock timeout").await?;
+    // The idle writer has looked after its connection, and found everything in order.
+    let looked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SHOW transaction_read_only%' AND state = 'idle'";
+    wait::until_true("the other writer is idle", SOON, || async { Ok(bed.number(looked).await? >= 1) })
+        .await?;
+    let (status, reason) = consumer.get("/readyz").await?;
+    ensure!(status == 503 && reason.contains("lock timeout"), "{status} {reason}");
+    execute(&pool, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        .await?;
+    ensure!(holding.await?.is_err(), "the holder was cancelled");
+    bed.settled(&counts).await.map_err(|error| error.context(consumer.log()))?;
+    consumer.ready().await
+}
+
+/// Whoever migrates may take long, and the grace period of a pod is short.
+#[tokio::test]
+async fn a_stop_is_obeyed_while_somebody_else_migrates() -> Result<()> {
+    let bed = Bed::start("migrating", 1).await?;
+    let pool = bed.pool().await?;
+    let mut session = pool.acquire().await?;
+    let lock = format!("SELECT pg_advisory_lock({})", 0x616e_616c_7974_6963_i64);
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *session).await?;
+    let mut consumer = bed.consumer("one")?;
+    until_logged(&consumer, "Another process is migrating the schema").await?;
+    consumer.signal(Signal::TERM);
+    let status = consumer.ended(SOON).await?;
+    ensure!(status.success(), "{status}: {}", consumer.log());
+    Ok(())
+}
+
+/// Whoever may not see what others do still counts them.
+#[tokio::test]
+async fn the_servers_connections_are_counted_for_any_role() -> Result<()> {
+    let bed = Bed::start("counted", 1).await?;
+    let pool = bed.pool().await?;
+    execute(&pool, "CREATE ROLE tenant LOGIN PASSWORD 'tenant'; GRANT ALL ON SCHEMA public TO tenant")
+        .await?;
+    let url = bed.url.replacen("analytics:analytics@", "tenant:tenant@", 1);
+    let mut consumer = Consumer::start("one", &ConsumerOptions::new(&bed.kafka, &bed.topic, &url))?;
+    consumer.ready().await?;
+    // Two writers at most, the one that counts, and the test's own.
+    wait::until_true("they are counted", SOON, || async {
+        let (now, limit) = (
+            consumer.metric("database_connections").await?,
+            consumer.metric("database_connections_limit").await?,
+        );
+        ensure!((2.0..=10.0).contains(&now) && (limit - 197.0).abs() < 0.5, "{now} of {limit}");
+        Ok(true)
+    })
+    .await
+    .map_err(|error| error.context(consumer.log()))
 }
 
 /// Each statement takes longer than a record may wait anywhere else: the group is kept, the consumer stays ready.

@@ -55,6 +55,10 @@ async fn behind_a_transactions_control_record_lag_is_zero_and_aborted_records_ar
     let ends = bed.kafka.end_offsets(&bed.topic).await?;
     assert_eq!(ends.get(&0), Some(&6), "five records and a control record");
     assert_eq!(bed.number("SELECT next_offset FROM pipeline_offsets").await?, 6);
+    wait::until_true("it is counted", SOON, || async {
+        Ok((first.metric("offsets_passed_over_total").await? - 1.0).abs() < 0.5)
+    })
+    .await?;
 
     // Only aborted records at the end, and nobody who reads meanwhile; then events again.
     first.kill();
