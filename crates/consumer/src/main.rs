@@ -10,7 +10,7 @@ use analytics_consumer::sink::rollups::Range;
 use analytics_consumer::status::Status;
 use analytics_consumer::{engine, letters};
 use analytics_runtime::health::Health;
-use analytics_runtime::telemetry::LogOptions;
+use analytics_runtime::telemetry::{LogOptions, TelemetryError};
 use analytics_runtime::{build_info, catalogue, server, shutdown, telemetry, tls};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +91,7 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<TelemetryError>() => fail(error.as_ref(), EXIT_USAGE),
         Err(error) => fail(error.as_ref(), 1),
     }
 }

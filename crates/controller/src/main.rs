@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use analytics_controller::args::{Cli, Command};
-use analytics_runtime::telemetry::{self, LogOptions};
+use analytics_runtime::telemetry::{self, LogOptions, TelemetryError};
 use clap::Parser;
 
 // One worker does all but what blocks: each further one would wake the others for every pipeline, and keep memory of its own.
@@ -22,7 +22,8 @@ async fn main() -> ExitCode {
         Err(error) => {
             // A log line would be lost when it is logging that failed.
             let _ = writeln!(std::io::stderr(), "analytics-controller: {}", chain(error.as_ref()));
-            ExitCode::FAILURE
+            // A malformed setting, as of a malformed argument.
+            if error.is::<TelemetryError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! Without an endpoint there is no OpenTelemetry layer at all: a span then costs what a disabled log line costs.
 
+mod environment;
 mod otlp;
+mod resource;
+mod sampler;
+mod trust;
 
 use std::fmt;
 use std::io;
@@ -10,7 +14,7 @@ use std::panic::PanicHookInfo;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use otlp::Traces;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -73,11 +77,24 @@ pub enum TelemetryError {
         /// What is wrong with it.
         problem: String,
     },
-    /// The OTLP transport is not built in.
-    #[error(
-        "OTEL_EXPORTER_OTLP_PROTOCOL is `{0}`: write `grpc` (the collector's port 4317) or `http/protobuf` (its port 4318)"
-    )]
-    Protocol(String),
+    /// A variable of OpenTelemetry has a value that is not understood.
+    #[error("{name} is `{value}`: write {allowed}")]
+    Value {
+        /// The variable.
+        name: String,
+        /// What it is.
+        value: String,
+        /// What it can be.
+        allowed: String,
+    },
+    /// A variable of OpenTelemetry is understood, and cannot be used.
+    #[error("{name} cannot be used: {problem}")]
+    Unusable {
+        /// The variable.
+        name: String,
+        /// What is wrong with it, without what may be secret.
+        problem: String,
+    },
     /// The endpoint or another OTLP setting is not usable.
     #[error("traces cannot be exported over OTLP: {0}; check the OTEL_EXPORTER_OTLP_* variables")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -92,6 +109,7 @@ pub enum TelemetryError {
 }
 
 static EXPORTS_TRACES: AtomicBool = AtomicBool::new(false);
+static GOES_BY_LINKS: AtomicBool = AtomicBool::new(false);
 
 /// Whether spans of this process go anywhere. What is only worth doing for traces asks this first.
 #[must_use]
@@ -99,26 +117,33 @@ pub fn exports_traces() -> bool {
     EXPORTS_TRACES.load(Ordering::Relaxed)
 }
 
+/// Whether a span without a parent is kept if one of its links is to a trace that is kept. Then the links have to be there
+/// before the span's context is asked for.
+#[must_use]
+pub fn goes_by_links() -> bool {
+    GOES_BY_LINKS.load(Ordering::Relaxed)
+}
+
 /// Keeps telemetry running. Call [`TelemetryGuard::shutdown`] last, so that the last spans are sent.
 #[derive(Debug)]
 #[must_use = "the last spans are lost unless it is shut down"]
 pub struct TelemetryGuard {
-    provider: Option<SdkTracerProvider>,
+    traces: Option<Traces>,
 }
 
 impl TelemetryGuard {
     /// Sends what is still held, waiting at most five seconds for the collector.
     pub fn shutdown(self) {
-        if let Some(provider) = self.provider {
-            otlp::shutdown(&provider);
+        if let Some(traces) = self.traces {
+            otlp::shutdown(&traces.provider);
         }
     }
 }
 
 /// Starts logs, and traces if `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set (unless
-/// `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`). The sampler, the batch sizes, headers and resource
-/// attributes come from the `OTEL_*` variables of the specification. From here on a panic is a log line. Call it
-/// once, inside a Tokio runtime that outlives it.
+/// `OTEL_SDK_DISABLED=true` or `OTEL_TRACES_EXPORTER=none`). The sampler, the batch sizes, headers, certificates and
+/// resource attributes come from the `OTEL_*` variables of the specification (`docs/how-to/tracing.md`). From here on a
+/// panic is a log line. Call it once, inside a Tokio runtime that outlives it.
 ///
 /// # Errors
 /// [`TelemetryError`] names the setting that is wrong.
@@ -128,13 +153,18 @@ pub fn init(
     log: &LogOptions,
 ) -> Result<TelemetryGuard, TelemetryError> {
     let logs = log_layer(log)?;
-    let provider = otlp::provider(service_name, version, &|name| std::env::var(name).ok())?;
-    let traces = provider.as_ref().map(|provider| otlp::layer(provider, service_name));
-    let layers: Vec<BoxedLayer> = std::iter::once(logs).chain(traces).collect();
+    // What the exporter has to say while it starts would be lost: the log needs the layer of the traces to begin.
+    let meanwhile = tracing_subscriber::registry().with(log_layer(log)?);
+    let traces = tracing::subscriber::with_default(meanwhile, || {
+        otlp::start(service_name, version, &|name| std::env::var(name).ok())
+    })?;
+    let layer = traces.as_ref().map(|traces| otlp::layer(&traces.provider, service_name));
+    let layers: Vec<BoxedLayer> = std::iter::once(logs).chain(layer).collect();
     tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::AlreadyRunning)?;
-    EXPORTS_TRACES.store(provider.is_some(), Ordering::Relaxed);
+    EXPORTS_TRACES.store(traces.is_some(), Ordering::Relaxed);
+    GOES_BY_LINKS.store(traces.as_ref().is_some_and(|traces| traces.goes_by_links), Ordering::Relaxed);
     std::panic::set_hook(Box::new(log_panic));
-    Ok(TelemetryGuard { provider })
+    Ok(TelemetryGuard { traces })
 }
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;

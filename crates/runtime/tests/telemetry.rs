@@ -29,12 +29,7 @@ async fn child() {
 fn run(format: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["child", "--exact", "--nocapture"]).env(ROLE, format);
-    for name in [
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        "OTEL_SDK_DISABLED",
-    ] {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"OTEL_")) {
         command.env_remove(name);
     }
     let output = command.envs(variables.iter().copied()).output().unwrap();
@@ -89,7 +84,11 @@ fn sent_to_collector(variables: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    has(bytes, text.as_bytes())
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 #[test]
@@ -103,6 +102,39 @@ fn spans_go_to_the_endpoint_and_a_collector_that_hangs_does_not_hold_up_the_exit
         assert_eq!(contains(&bytes, "POST /v1/traces"), protocol != "grpc", "{protocol}");
         assert!(began.elapsed() < Duration::from_secs(15), "{protocol}: {:?}", began.elapsed());
     }
+}
+
+#[test]
+fn what_is_sent_is_compressed_and_carries_headers_if_that_is_asked_for() {
+    for protocol in ["grpc", "http/protobuf"] {
+        let bytes = sent_to_collector(&[
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=shop%20main"),
+        ]);
+        assert!(has(&bytes, &[0x1f, 0x8b, 8]), "{protocol}: no gzip in {} bytes", bytes.len());
+        assert!(!contains(&bytes, "store batch"), "{protocol}");
+        // Headers are compressed in gRPC's HTTP/2.
+        assert_eq!(contains(&bytes, "x-tenant: shop main"), protocol != "grpc", "{protocol}");
+        assert_eq!(contains(&bytes, "content-encoding: gzip"), protocol != "grpc", "{protocol}");
+    }
+}
+
+/// What the exporter says while it starts comes before there is a subscriber, and was lost.
+#[test]
+fn what_is_ignored_is_logged() {
+    let output = run(
+        "text",
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
+            ("OTEL_TRACES_SAMPLER", "traceidratio"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "30000"),
+        ],
+    );
+    let log = errors(&output);
+    // The SDK's own words.
+    assert!(log.contains("OTEL_TRACES_SAMPLER_ARG environment variable is missing"), "{log}");
+    assert!(log.contains("has no effect here variable=\"OTEL_BSP_EXPORT_TIMEOUT\""), "{log}");
 }
 
 #[test]
