@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     lag_events: Gauges,
     lag_seconds: Gauges,
     replicas: Gauges,
+    restarts: Gauges,
+    rollout: Gauges,
     leader: IntGauge,
     lease_failures: IntCounter,
     told: Told,
@@ -83,6 +85,16 @@ impl Metrics {
                 "Consumers of a pipeline, by state (desired, existing or ready).",
                 &["namespace", "pipeline", "state"],
             )?,
+            restarts: Gauges::new(
+                "analytics_pipeline_consumer_restarts",
+                "Restarts of containers of the consumers that there are now; falls when a pod goes.",
+                &PIPELINE,
+            )?,
+            rollout: Gauges::new(
+                "analytics_pipeline_rollout",
+                "1 while consumers are being replaced by others, else 0.",
+                &PIPELINE,
+            )?,
             leader: IntGauge::new("analytics_controller_leader", "1 while this controller leads, else 0.")?,
             lease_failures: IntCounter::new(
                 "analytics_controller_lease_failures_total",
@@ -112,6 +124,8 @@ impl Metrics {
         catalogue.add(&self.lag_events)?;
         catalogue.add(&self.lag_seconds)?;
         catalogue.add(&self.replicas)?;
+        catalogue.add(&self.restarts)?;
+        catalogue.add(&self.rollout)?;
         catalogue.add(&self.leader)?;
         catalogue.add(&self.lease_failures)?;
         self.told.add_to(catalogue)
@@ -159,6 +173,12 @@ impl Metrics {
         }
     }
 
+    /// How consumers of a pipeline come and go: restarts of those that there are, and whether they are being replaced.
+    pub(crate) fn set_changes(&self, namespace: &str, name: &str, restarts: i32, rollout: bool) {
+        self.restarts.set(&[namespace, name], Some(restarts.into()));
+        self.rollout.set(&[namespace, name], Some(rollout.into()));
+    }
+
     /// What the status says: conditions, the objective in seconds, and why the number of consumers is what it is.
     pub(crate) fn set_told(
         &self,
@@ -184,6 +204,9 @@ impl Metrics {
         self.set_lag(namespace, name, None, None);
         for state in ["desired", "existing", "ready"] {
             self.replicas.set(&[namespace, name, state], None);
+        }
+        for gauges in [&self.restarts, &self.rollout] {
+            gauges.set(&[namespace, name], None);
         }
     }
 
@@ -214,6 +237,11 @@ mod tests {
         let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         metrics.set_lag("shop", "clicks", Some(7), None);
         metrics.set_replicas("shop", "clicks", 3, 2, 1);
+        metrics.set_changes("shop", "clicks", 4, true);
+        assert!(
+            text().contains(r#"analytics_pipeline_consumer_restarts{namespace="shop",pipeline="clicks"} 4"#)
+        );
+        assert!(text().contains(r#"analytics_pipeline_rollout{namespace="shop",pipeline="clicks"} 1"#));
         let ready = crate::conditions::Verdict::yes("Ready", "AsExpected", "x");
         let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH);
         metrics.set_told("shop", "clicks", &crate::conditions::follow(&[], &[ready], 1, &time), 30, None);

@@ -284,7 +284,7 @@ async fn tell(
     let old = pipeline.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let (status, written) = status::write(pipeline, report, context, memory).await?;
     let mut events = events::between(old, &status.conditions);
-    let Fleet { spec, existing, ready, .. } = report.fleet;
+    let Fleet { spec, existing, ready, restarts, rollout, .. } = report.fleet;
     if report.scaled {
         context.metrics.scaled(spec, report.desired);
         let explanation = scale::explanation(&pipeline.spec, report.decision.as_ref());
@@ -317,6 +317,7 @@ async fn tell(
         estimates.and_then(|estimates| Some(estimates.lag_seconds?.max(0.0).round() as i64)),
     );
     context.metrics.set_replicas(&memory.name.0, &memory.name.1, report.desired, existing, ready);
+    context.metrics.set_changes(&memory.name.0, &memory.name.1, restarts, rollout);
     context.metrics.set_told(
         &memory.name.0,
         &memory.name.1,

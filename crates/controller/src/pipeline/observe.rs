@@ -39,6 +39,8 @@ pub(crate) struct Fleet {
     pub(crate) pods: usize,
     /// Pods are being replaced.
     pub(crate) rollout: bool,
+    /// How often containers of these pods were started again.
+    pub(crate) restarts: i32,
     /// Why a container of the pods ended or does not start, as far as it is known.
     pub(crate) trouble: Option<String>,
 }
@@ -82,16 +84,23 @@ fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
     let spec = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let existing = status.replicas.unwrap_or(0);
     let behind = status.observed_generation < deployment.metadata.generation;
+    let present = || pods.iter().filter(|pod| !over(pod));
     Fleet {
         exists: true,
         spec,
         existing,
-        pods: pods.iter().filter(|pod| !over(pod)).count(),
+        pods: present().count(),
+        restarts: present().map(|pod| restarts(pod)).fold(0, i32::saturating_add),
         ready: status.ready_replicas.unwrap_or(0),
         // Also while the last one of the old kind still stops beside all the new ones.
         rollout: behind || status.updated_replicas.unwrap_or(0) < existing,
         trouble: pods.iter().find_map(|pod| trouble(pod)),
     }
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.iter().filter_map(|status| status.container_statuses.as_ref()).flatten();
+    containers.map(|container| container.restart_count).fold(0, i32::saturating_add)
 }
 
 // What was evicted stays to be looked at, and does nothing any more.
@@ -269,6 +278,22 @@ mod tests {
         for (container, expected) in table {
             assert_eq!(trouble(&pod(container.clone())).as_deref(), expected, "{container}");
         }
+    }
+
+    #[test]
+    fn restarts_are_those_of_all_containers_of_the_pods_that_are_still_there() {
+        let pod = |phase: &str, counts: &[i32]| {
+            let containers: Vec<_> = counts
+                .iter()
+                .map(|count| json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": count}))
+                .collect();
+            let status = json!({"phase": phase, "containerStatuses": containers});
+            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {}, "status": status})).unwrap())
+        };
+        let of = |pods: &[Arc<Pod>]| describe(&Deployment::default(), pods).restarts;
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[Arc::default(), pod("Pending", &[])]), 0);
+        assert_eq!(of(&[pod("Running", &[3, 1]), pod("Running", &[2]), pod("Failed", &[7])]), 6);
     }
 
     /// Only what cannot have changed since may be taken for what is.

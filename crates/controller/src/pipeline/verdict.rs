@@ -231,6 +231,7 @@ mod tests {
             existing: spec,
             pods: usize::try_from(spec).unwrap(),
             rollout: false,
+            restarts: 0,
             trouble: trouble.map(str::to_owned),
         }
     }
