@@ -2,7 +2,7 @@
 //!
 //! One trace for each batch: a batch has many causes, so the contexts that producers left in record headers
 //! (`traceparent`, W3C Trace Context) are links of its span and not parents. Nothing here runs, not even a look at a
-//! header, unless traces are exported and the batch's span is sampled.
+//! header, unless traces are exported, and either the batch's span is sampled or the sampler goes by its links.
 
 use std::collections::HashSet;
 
@@ -46,23 +46,32 @@ pub(crate) fn batch_span(batch: &Batch, owner: &Owner) -> Span {
         span.record("messaging.destination.partition.id", only.partition.to_string());
         span.record("messaging.kafka.offset", only.from);
     }
+    let decides = telemetry::goes_by_links();
+    if decides {
+        // To ask for the context is to ask the sampler.
+        link(&span, batch);
+    }
     let own = span.context().span().span_context().clone();
     if own.is_valid() {
         // Log lines show the fields of their spans, so that a line leads to its trace.
         span.record("trace_id", own.trace_id().to_string());
     }
-    if own.is_sampled() {
-        let rows = batch.rows().iter().map(|row| Headers::Row(batch, row));
-        let letters = batch.dead_letters().iter().map(Headers::Letter);
-        let Links { contexts, omitted } = links(rows.chain(letters));
-        for context in contexts {
-            span.add_link(context);
-        }
-        if omitted > 0 {
-            span.record("links.omitted", omitted);
-        }
+    if own.is_sampled() && !decides {
+        link(&span, batch);
     }
     span
+}
+
+fn link(span: &Span, batch: &Batch) {
+    let rows = batch.rows().iter().map(|row| Headers::Row(batch, row));
+    let letters = batch.dead_letters().iter().map(Headers::Letter);
+    let Links { contexts, omitted } = links(rows.chain(letters));
+    for context in contexts {
+        span.add_link(context);
+    }
+    if omitted > 0 {
+        span.record("links.omitted", omitted);
+    }
 }
 
 fn records(batch: &Batch) -> i64 {
