@@ -1,7 +1,7 @@
 //! An OpenTelemetry Collector that writes the spans it receives to a file.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,6 +20,31 @@ pub struct Collector {
     grpc: Port,
     http: Port,
     run: Run,
+    scheme: &'static str,
+}
+
+/// Whom a collector lets in, where it does not take spans from everybody.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard<'a> {
+    /// Its certificate and key, in PEM.
+    pub certificate: (&'a Path, &'a Path),
+    /// The authority that must have signed the certificates of clients.
+    pub clients: &'a Path,
+    /// Name and value of the header that each request must have.
+    pub header: (&'a str, &'a str),
+}
+
+impl Guard<'_> {
+    /// The same for both protocols. Over HTTP it takes nothing that is not compressed.
+    fn protocol(&self, protocol: &str, mut endpoint: Value) -> Value {
+        let (certificate, key) = self.certificate;
+        endpoint["tls"] = json!({"cert_file": certificate, "key_file": key, "client_ca_file": self.clients});
+        endpoint["auth"] = json!({"authenticator": "required_header"});
+        if protocol == "http" {
+            endpoint["compression_algorithms"] = json!(["gzip"]);
+        }
+        endpoint
+    }
 }
 
 /// A span as the collector received it.
@@ -29,6 +54,8 @@ pub struct Span {
     pub json: Value,
     /// `service.name` of its resource.
     pub service: String,
+    /// The resource in OTLP's JSON form.
+    pub resource: Value,
 }
 
 impl Span {
@@ -41,10 +68,20 @@ impl Span {
     /// An attribute, whatever its type, as text.
     #[must_use]
     pub fn attribute(&self, key: &str) -> Option<String> {
-        let found = self.json["attributes"].as_array()?.iter().find(|attribute| attribute["key"] == key)?;
-        let value = found["value"].as_object()?.values().next()?;
-        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        attribute(&self.json, key)
     }
+
+    /// The same of its resource.
+    #[must_use]
+    pub fn resource_attribute(&self, key: &str) -> Option<String> {
+        attribute(&self.resource, key)
+    }
+}
+
+fn attribute(of: &Value, key: &str) -> Option<String> {
+    let found = of["attributes"].as_array()?.iter().find(|attribute| attribute["key"] == key)?;
+    let value = found["value"].as_object()?.values().next()?;
+    Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
 impl Collector {
@@ -56,18 +93,36 @@ impl Collector {
         Self::start_at(Ipv4Addr::LOCALHOST).await
     }
 
+    /// Starts a collector for programs on this machine that lets in only some.
+    ///
+    /// # Errors
+    /// As [`Collector::start`].
+    pub async fn start_guarded(guard: Guard<'_>) -> Result<Self> {
+        Self::start_with(Ipv4Addr::LOCALHOST, Some(guard)).await
+    }
+
     /// Starts a collector that listens on another of this machine's addresses, such as the one that pods reach.
     ///
     /// # Errors
     /// As [`Collector::start`].
     pub async fn start_at(address: Ipv4Addr) -> Result<Self> {
+        Self::start_with(address, None).await
+    }
+
+    async fn start_with(address: Ipv4Addr, guard: Option<Guard<'_>>) -> Result<Self> {
         let (grpc, http, run) = (Port::reserve()?, Port::reserve()?, Run::new("collector")?);
-        let endpoint = |port: &Port| json!({"endpoint": format!("{address}:{}", port.number())});
+        let protocol = |name: &str, port: &Port| {
+            let endpoint = json!({"endpoint": format!("{address}:{}", port.number())});
+            guard.map_or(endpoint.clone(), |guard| guard.protocol(name, endpoint))
+        };
+        let header = guard.map(|guard| json!({"name": guard.header.0, "value": guard.header.1}));
         let configuration = json!({
-            "receivers": {"otlp": {"protocols": {"grpc": endpoint(&grpc), "http": endpoint(&http)}}},
+            "receivers": {"otlp": {"protocols": {"grpc": protocol("grpc", &grpc), "http": protocol("http", &http)}}},
             "exporters": {"file": {"path": run.path().join("spans")}},
+            "extensions": header.as_ref().map(|header| json!({"required_header": header})),
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
+                "extensions": header.map(|_| ["required_header"]),
                 "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
             },
         });
@@ -76,7 +131,8 @@ impl Collector {
         let mut command = tied("KILL", cache::part("collector")?.join("collector"));
         command.arg("--config").arg(&file);
         let process = Process::start("the collector", command, &run.path().join("log"))?;
-        let mut collector = Self { process, address, grpc, http, run };
+        let scheme = if guard.is_some() { "https" } else { "http" };
+        let mut collector = Self { process, address, grpc, http, run, scheme };
         collector.ready().await?;
         Ok(collector)
     }
@@ -97,13 +153,13 @@ impl Collector {
     /// The endpoint for OTLP over gRPC.
     #[must_use]
     pub fn grpc_endpoint(&self) -> String {
-        format!("http://{}:{}", self.address, self.grpc.number())
+        format!("{}://{}:{}", self.scheme, self.address, self.grpc.number())
     }
 
     /// The endpoint for OTLP over HTTP.
     #[must_use]
     pub fn http_endpoint(&self) -> String {
-        format!("http://{}:{}", self.address, self.http.number())
+        format!("{}://{}:{}", self.scheme, self.address, self.http.number())
     }
 
     /// All spans received so far.
@@ -134,5 +190,8 @@ fn spans_of(resource: &Value) -> Vec<Span> {
     let service = name.and_then(|name| name["value"]["stringValue"].as_str()).unwrap_or_default();
     let scopes = resource["scopeSpans"].as_array().into_iter().flatten();
     let spans = scopes.flat_map(|scope| scope["spans"].as_array().into_iter().flatten());
-    spans.map(|span| Span { json: span.clone(), service: service.to_owned() }).collect()
+    let resource = &resource["resource"];
+    spans
+        .map(|span| Span { json: span.clone(), service: service.to_owned(), resource: resource.clone() })
+        .collect()
 }

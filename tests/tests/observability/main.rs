@@ -1,5 +1,6 @@
 //! What people see: metrics and their reference, dashboards, alerts and their runbooks.
 
+mod collectors;
 mod links;
 mod lint;
 mod measure;

@@ -20,7 +20,7 @@ fn event(number: u32) -> String {
 }
 
 /// Sends one event, as a producer would that is traced.
-async fn send(bed: &Bed, number: u32, traceparent: Option<&str>) -> Result<()> {
+pub(crate) async fn send(bed: &Bed, number: u32, traceparent: Option<&str>) -> Result<()> {
     let producer = bed.kafka.producer()?;
     let payload = event(number);
     let mut record = FutureRecord::to(&bed.topic).partition(0).key("k").payload(&payload);
@@ -32,7 +32,7 @@ async fn send(bed: &Bed, number: u32, traceparent: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn traced(endpoint: &str) -> [(&'static str, String); 3] {
+pub(crate) fn traced(endpoint: &str) -> [(&'static str, String); 3] {
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_owned()),
         ("OTEL_BSP_SCHEDULE_DELAY", "200".to_owned()),
@@ -40,7 +40,11 @@ fn traced(endpoint: &str) -> [(&'static str, String); 3] {
     ]
 }
 
-async fn until_span(collector: &Collector, what: &str, wanted: impl Fn(&Span) -> bool) -> Result<Span> {
+pub(crate) async fn until_span(
+    collector: &Collector,
+    what: &str,
+    wanted: impl Fn(&Span) -> bool,
+) -> Result<Span> {
     wait::until(what, SOON, || async { Ok(collector.spans()?.into_iter().find(&wanted)) }).await
 }
 
@@ -135,10 +139,45 @@ async fn a_share_of_the_traces_is_kept_and_each_of_them_whole() -> Result<()> {
     .await
 }
 
+/// At a share of 0, what producers have kept is kept here as well, and nothing else.
 #[tokio::test]
-async fn a_log_line_leads_to_its_trace() -> Result<()> {
+async fn a_batch_is_kept_if_one_of_its_producers_is() -> Result<()> {
     let collector = Collector::start().await?;
-    let mut bed = Bed::start_with("logged", 1, 0, &traced(&collector.grpc_endpoint())).await?;
+    let mut settings = traced(&collector.grpc_endpoint()).to_vec();
+    settings.push(("OTEL_TRACES_SAMPLER", "parentbased_traceidratio".to_owned()));
+    settings.push(("OTEL_TRACES_SAMPLER_ARG", "0".to_owned()));
+    let mut bed = Bed::start_with("caused", 1, 0, &settings).await?;
+    let (sampled, unsampled) = ("4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c");
+    let contexts = [
+        None,
+        Some(format!("00-{unsampled}-b7ad6b7169203331-00")),
+        Some(format!("00-{sampled}-00f067aa0ba902b7-01")),
+    ];
+    // One event after the other is stored, so each is a batch of its own.
+    for (number, context) in (1..).zip(contexts) {
+        send(&bed, number, context.as_deref()).await?;
+        bed.until_stored(number.into()).await?;
+    }
+    // The end of the process sends what it still holds.
+    bed.consumer.signal(Signal::TERM);
+    bed.consumer.ended(SOON).await?;
+    let batch = until_span(&collector, "the batch", |span| span.text("name") == "process caused").await?;
+    assert_eq!(batch.json["links"][0]["traceId"], sampled);
+    let spans = collector.spans()?;
+    let names: Vec<_> = spans.iter().map(|span| span.text("name")).collect();
+    assert_eq!(spans.len(), 2, "{names:?}");
+    let transaction = spans.iter().find(|span| span.text("name") == "transaction").context("none")?;
+    assert_eq!(transaction.text("parentSpanId"), batch.text("spanId"));
+    Ok(())
+}
+
+/// Makes a consumer log that a transaction failed, and returns that line with the trace of the transaction, once the collector
+/// has it.
+async fn a_failure_is_logged(topic: &str, format: &str) -> Result<(String, String)> {
+    let collector = Collector::start().await?;
+    let mut settings = traced(&collector.grpc_endpoint());
+    settings[2].1 = format.to_owned();
+    let mut bed = Bed::start_with(topic, 1, 0, &settings).await?;
     // Stored means that the partition is being read: the next event is in a batch when the database is away.
     send(&bed, 1, None).await?;
     bed.until_stored(1).await?;
@@ -152,27 +191,38 @@ async fn a_log_line_leads_to_its_trace() -> Result<()> {
     bed.until_stored(2).await?;
     let log = bed.consumer.log();
     let line = log.lines().find(|line| line.contains("did not take the batch")).context("no line")?;
-    let line: serde_json::Value = serde_json::from_str(line)?;
-    let trace = line["span"]["trace_id"].as_str().or_else(|| line["spans"][0]["trace_id"].as_str());
-    let trace = trace.with_context(|| line.to_string())?;
+    // The only transaction that failed is that of the line: the others of its batch too are in its trace.
     let failed = until_span(&collector, "the failed transaction", |span| {
-        span.text("traceId") == trace && span.attribute("outcome").as_deref() == Some("failed")
+        span.attribute("outcome").as_deref() == Some("failed")
     })
     .await?;
     assert_eq!(failed.json["status"]["code"], 2, "ERROR in OTLP: {}", failed.json);
+    Ok((line.to_owned(), failed.text("traceId").to_owned()))
+}
+
+#[tokio::test]
+async fn a_log_line_leads_to_its_trace() -> Result<()> {
+    let (line, trace) = a_failure_is_logged("logged", "json").await?;
+    let line: serde_json::Value = serde_json::from_str(&line)?;
+    let found = line["span"]["trace_id"].as_str().or_else(|| line["spans"][0]["trace_id"].as_str());
+    assert_eq!(found, Some(trace.as_str()), "{line}");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_sampler_that_says_no_is_obeyed_and_a_collector_that_is_away_costs_nothing_else() -> Result<()> {
+async fn a_log_line_for_people_leads_to_its_trace_as_well() -> Result<()> {
+    let (line, trace) = a_failure_is_logged("told", "text").await?;
+    assert_eq!(line.matches(&format!("trace_id=\"{trace}\"")).count(), 1, "{line}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sampler_that_says_no_is_obeyed() -> Result<()> {
     let collector = Collector::start().await?;
     let mut never = traced(&collector.grpc_endpoint()).to_vec();
     never.push(("OTEL_TRACES_SAMPLER", "always_off".to_owned()));
     let bed = Bed::start_with("silent", 1, 500, &never).await?;
     assert_eq!(collector.spans()?.len(), 0);
     drop(bed);
-    let away = Bed::start_with("away", 1, 5_000, &traced("http://127.0.0.1:1")).await?;
-    let (status, reason) = away.consumer.get("/readyz").await?;
-    assert_eq!(status, 200, "{reason}");
     Ok(())
 }
