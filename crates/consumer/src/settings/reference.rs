@@ -17,7 +17,7 @@ pub fn help_text() -> String {
         // Writing to a String cannot fail.
         let _ = write!(text, "  {}{default}\n          {}\n", setting.name, setting.help);
     }
-    text.push_str("  OTEL_*\n          As the OpenTelemetry specification has them; traces are sent only when OTEL_EXPORTER_OTLP_ENDPOINT is set.\n");
+    text.push_str("  OTEL_*\n          Those of the OpenTelemetry specification that docs/how-to/tracing.md lists; traces are sent only when OTEL_EXPORTER_OTLP_ENDPOINT is set.\n");
     text
 }
 
