@@ -63,6 +63,10 @@ pub struct Settings {
     /// separated by commas; a pipeline's own labels win.
     #[arg(long, env = "MONITOR_LABELS", default_value = "")]
     pub monitor_labels: MonitorLabels,
+    /// Address below which docs/runbooks of this repository is published; each alert of a pipeline links to its runbook there. Empty:
+    /// the links are paths in the repository.
+    #[arg(long, env = "RUNBOOK_BASE_URL", default_value = "")]
+    pub runbook_base_url: String,
     /// Log level or filter, for example `info` or `info,analytics_controller=debug`.
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,

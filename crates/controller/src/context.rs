@@ -84,7 +84,7 @@ pub(crate) struct Memory {
     pub(crate) rules: Option<(i64, Option<String>)>,
     /// What was applied, by kind and name.
     pub(crate) applied: HashMap<(String, String), Applied>,
-    /// PodMonitor and PrometheusRule: what was applied, and when.
+    /// PodMonitor and PrometheusRule: what was wanted and applied, and when.
     pub(crate) monitors: HashMap<&'static str, Monitor>,
     /// Secrets that it referred to when it was last looked at.
     pub(crate) secrets: BTreeSet<String>,

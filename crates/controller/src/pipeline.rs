@@ -109,6 +109,9 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
             (None, Some(error))
         }
     };
+    if essence.is_none() {
+        Box::pin(monitoring::alerts(pipeline, context, memory)).await;
+    }
     memory.told = None;
     let written = tell(pipeline, &report, context, memory).await;
     if let Some(error) = failure {
@@ -167,7 +170,7 @@ async fn bring_about(
     let essence = essence(pipeline, &report.fleet, &scale, &migration);
     if settled.is_some() && seen.nothing_new && memory.told.as_ref() == Some(&essence) {
         memory.settled = settled;
-        Box::pin(monitoring::run(&prepared, context, memory)).await;
+        Box::pin(monitoring::run(pipeline, context, memory)).await;
         return Ok(Outcome::Told);
     }
     report.verdicts.extend(verdict::running(valid, &report.fleet, &seen.reading, &scale, &migration, job));
@@ -183,7 +186,7 @@ async fn bring_about(
         report.put_right = Box::pin(apply::run(valid, objects, extent, context, memory)).await?;
     }
     memory.settled = Some(Settled::new(&prepared, scale.replicas, extent));
-    Box::pin(monitoring::run(&prepared, context, memory)).await;
+    Box::pin(monitoring::run(pipeline, context, memory)).await;
     Ok(Outcome::Done(Box::new(essence)))
 }
 

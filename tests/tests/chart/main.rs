@@ -2,6 +2,7 @@
 
 mod drift;
 mod matrix;
+mod monitoring;
 mod refusals;
 mod score;
 mod values;

@@ -32,6 +32,7 @@ fn table() -> Vec<(Value, &'static [&'static str])> {
             json!({"serviceMonitor": {"interval": "often"}}),
             &["/serviceMonitor/interval", "does not match pattern"],
         ),
+        (json!({"runbookBaseUrl": "wiki.example"}), &["/runbookBaseUrl", "does not match pattern"]),
         (json!({"podDisruptionBudget": {"maxUnavailable": 0}}), &["/podDisruptionBudget/maxUnavailable"]),
         (json!({"networkPolicy": {"kafkaPorts": [0]}}), &["/networkPolicy/kafkaPorts/0", "minimum"]),
         (json!({"affinity": {"nodes": {}}}), &["/affinity", "'nodes' not allowed"]),

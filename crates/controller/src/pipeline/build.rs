@@ -23,7 +23,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use super::validate::ValidatedPipeline;
 pub(crate) use job::migration_hash;
 pub(crate) use metadata::selector;
-pub(crate) use monitoring::{pod_monitor, prometheus_rule};
+pub(crate) use monitoring::{Watched, pod_monitor, prometheus_rule};
 
 /// Port of health and metrics on every consumer.
 pub(crate) const METRICS_PORT: u16 = 9090;

@@ -1,39 +1,41 @@
 //! PodMonitor and PrometheusRule of a pipeline, where Prometheus Operator's kinds exist.
 //!
 //! Their absence is normal and is looked up again now and then, so that an operator which is installed later is picked up
-//! without a restart. They are not watched: watching a kind that may not exist costs more than applying again.
+//! without a restart. They are not watched: watching a kind that may not exist costs more than looking again.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use analytics_api::{Automatic, labels};
+use analytics_api::{AnalyticsPipeline, Automatic, labels};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::Value;
 
 use super::apply::FIELD_MANAGER;
-use super::build;
-use super::prepared::Prepared;
-use super::validate::ValidatedPipeline;
+use super::build::{self, Watched};
+use crate::args::Settings;
 use crate::context::{Context, Memory};
 use crate::trace;
 
 const GROUP_VERSION: &str = "monitoring.coreos.com/v1";
 /// How long an answer to "do these kinds exist?" holds.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// What has not changed is applied again after this time, in case somebody removed or changed it.
-const APPLY_AGAIN: Duration = Duration::from_secs(600);
+/// What is as it should be is looked at again after this time, in case somebody removed or changed it.
+const CHECK_AGAIN: Duration = Duration::from_secs(600);
 
-/// The kinds, and the plural by which the API server knows them.
-const POD_MONITOR: (&str, &str) = ("PodMonitor", "podmonitors");
-const PROMETHEUS_RULE: (&str, &str) = ("PrometheusRule", "prometheusrules");
+/// A kind, and the plural by which the API server knows it.
+type Kind = (&'static str, &'static str);
+const POD_MONITOR: Kind = ("PodMonitor", "podmonitors");
+const PROMETHEUS_RULE: Kind = ("PrometheusRule", "prometheusrules");
 
-/// What was applied, of which pipeline, and when.
+/// What was wanted of one of the kinds, by which generation of the pipeline, and when that was brought about.
 #[derive(Debug)]
 pub(crate) struct Monitor {
-    of: Arc<Prepared>,
+    pipeline: Option<i64>,
     fingerprint: blake3::Hash,
+    /// The object's own generation afterwards; `None` where none was applied.
+    object: Option<i64>,
     when: Instant,
 }
 
@@ -66,58 +68,101 @@ impl Kinds {
     }
 }
 
-/// Applies or removes both objects. What fails is logged and tried again: a pipeline does its work without being watched.
-/// (client required)
-pub(crate) async fn run(prepared: &Arc<Prepared>, context: &Context, memory: &mut Memory) {
-    let kinds = context.monitoring.existing(&context.client).await;
-    let pipeline = &prepared.valid;
-    for kind in [POD_MONITOR, PROMETHEUS_RULE] {
-        if !kinds.iter().any(|existing| existing == kind.1) {
+/// Applies or removes both objects. (client required)
+pub(crate) async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) {
+    bring_about(&[POD_MONITOR, PROMETHEUS_RULE], pipeline, context, memory).await;
+}
+
+/// The same for the alerts alone, of a pipeline that cannot be run as it is: its consumers, if there are any, are left as they
+/// are and so is how they are found, but that it is not ready has to be told. (client required)
+pub(crate) async fn alerts(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) {
+    bring_about(&[PROMETHEUS_RULE], pipeline, context, memory).await;
+}
+
+// What fails is logged and tried again: a pipeline does its work without being watched.
+async fn bring_about(kinds: &[Kind], pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) {
+    let Some(watched) = Watched::new(pipeline) else { return };
+    let existing = context.monitoring.existing(&context.client).await;
+    let generation = pipeline.metadata.generation;
+    for kind in kinds {
+        if !existing.iter().any(|plural| plural == kind.1) {
             memory.monitors.remove(kind.0);
             continue;
         }
         let done = memory.monitors.get(kind.0);
-        if done.is_some_and(|done| Arc::ptr_eq(&done.of, prepared) && done.when.elapsed() < APPLY_AGAIN) {
+        if done.is_some_and(|done| done.pipeline == generation && done.when.elapsed() < CHECK_AGAIN) {
             continue;
         }
-        let wanted = wanted(kind.0, pipeline, &context.settings.monitor_labels.0);
-        if let Err(error) = bring_about(kind, wanted, prepared, context, memory).await {
-            context.metrics.failed("monitoring");
-            tracing::warn!(pipeline = pipeline.name, namespace = pipeline.namespace, kind = kind.0, %error, "Monitoring could not be arranged; trying again");
+        let done = done.map(|done| (done.fingerprint, done.object));
+        match settle(*kind, &watched, done, context).await {
+            Ok((fingerprint, object)) => {
+                let monitor = Monitor { pipeline: generation, fingerprint, object, when: Instant::now() };
+                memory.monitors.insert(kind.0, monitor);
+            }
+            Err(error) => {
+                context.metrics.failed("monitoring");
+                let Watched { name, namespace, .. } = &watched;
+                tracing::warn!(pipeline = name, namespace, kind = kind.0, %error, "Monitoring could not be arranged; trying again");
+            }
         }
     }
 }
 
 // The object as it should be; `None` if there should be none.
-fn wanted(kind: &str, pipeline: &ValidatedPipeline, labels: &BTreeMap<String, String>) -> Option<Value> {
-    let telemetry = &pipeline.spec.telemetry;
+fn wanted(kind: &str, pipeline: &Watched<'_>, settings: &Settings) -> Option<Value> {
+    let (telemetry, labels) = (pipeline.telemetry, &settings.monitor_labels.0);
     if kind == POD_MONITOR.0 {
         return (telemetry.pod_monitor == Automatic::Auto).then(|| build::pod_monitor(pipeline, labels));
     }
-    let rule =
-        (telemetry.prometheus_rule == Automatic::Auto).then(|| build::prometheus_rule(pipeline, labels));
+    let rule = (telemetry.prometheus_rule == Automatic::Auto)
+        .then(|| build::prometheus_rule(pipeline, labels, &settings.runbook_base_url));
     rule?
         .inspect_err(|error| tracing::error!(%error, "The alerts built into the controller cannot be read"))
         .ok()
 }
 
-async fn bring_about(
-    (kind, plural): (&'static str, &str),
-    wanted: Option<Value>,
-    prepared: &Arc<Prepared>,
-    context: &Context,
-    memory: &mut Memory,
-) -> Result<(), kube::Error> {
-    let pipeline = &prepared.valid;
-    let fingerprint = blake3::hash(wanted.as_ref().map(Value::to_string).unwrap_or_default().as_bytes());
-    let of = Arc::clone(prepared);
-    let done = memory.monitors.get_mut(kind);
-    if let Some(done) =
-        done.filter(|done| done.fingerprint == fingerprint && done.when.elapsed() < APPLY_AGAIN)
-    {
-        done.of = of;
-        return Ok(());
+/// What is to be done about an object.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// It is as it should be.
+    Nothing,
+    Apply,
+    Delete,
+    /// It belongs to somebody else.
+    Leave,
+}
+
+// `applied` is the generation of the object after the same was applied, if it was. Metadata has no part in a generation, so labels
+// are compared.
+fn step(wanted: Option<&Value>, found: Option<&ObjectMeta>, owner: &str, applied: Option<i64>) -> Step {
+    let is_ours =
+        |found: &ObjectMeta| found.owner_references.iter().flatten().any(|candidate| candidate.uid == owner);
+    match (wanted, found) {
+        (None, None) => Step::Nothing,
+        (Some(_), None) => Step::Apply,
+        (_, Some(found)) if !is_ours(found) => Step::Leave,
+        (None, Some(_)) => Step::Delete,
+        (Some(wanted), Some(found)) => {
+            let has = |(key, value): (&String, &Value)| {
+                found.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str) == value.as_str()
+            };
+            let labelled = wanted["metadata"]["labels"].as_object().into_iter().flatten().all(has);
+            let same = applied.is_some() && found.generation == applied && labelled;
+            if same { Step::Nothing } else { Step::Apply }
+        }
     }
+}
+
+// Brings one object about; returns what was wanted, and the object's generation if it was applied, now or before.
+async fn settle(
+    (kind, plural): Kind,
+    pipeline: &Watched<'_>,
+    done: Option<(blake3::Hash, Option<i64>)>,
+    context: &Context,
+) -> Result<(blake3::Hash, Option<i64>), kube::Error> {
+    let wanted = wanted(kind, pipeline, &context.settings);
+    let fingerprint = blake3::hash(wanted.as_ref().map(Value::to_string).unwrap_or_default().as_bytes());
+    let applied = done.filter(|(before, _)| *before == fingerprint).and_then(|(_, object)| object);
     let resource = ApiResource::from_gvk_with_plural(
         &GroupVersionKind::gvk("monitoring.coreos.com", "v1", kind),
         plural,
@@ -125,30 +170,84 @@ async fn bring_about(
     let api = Api::<DynamicObject>::namespaced_with(context.client.clone(), &pipeline.namespace, &resource);
     let name = labels::consumer_name(&pipeline.name);
     let found = api.get_metadata_opt(&name).await?;
-    let owner = &pipeline.owner.uid;
-    let ours = found.as_ref().is_none_or(|found| {
-        found.metadata.owner_references.iter().flatten().any(|candidate| candidate.uid == *owner)
-    });
-    match wanted {
-        _ if !ours => {
+    let object = match step(
+        wanted.as_ref(),
+        found.as_ref().map(|found| &found.metadata),
+        &pipeline.owner.uid,
+        applied,
+    ) {
+        Step::Nothing => applied,
+        Step::Apply => {
+            let (parameters, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&wanted));
+            let object = trace::write(kind, &name, api.patch(&name, &parameters, &patch)).await?;
+            context.metrics.wrote(kind);
+            object.metadata.generation
+        }
+        Step::Delete => {
+            trace::write(kind, &name, api.delete(&name, &DeleteParams::background())).await?;
+            context.metrics.wrote(kind);
+            None
+        }
+        Step::Leave => {
+            let namespace = &pipeline.namespace;
             tracing::warn!(
-                namespace = pipeline.namespace,
+                namespace,
                 name,
                 kind,
                 "An object of this name belongs to somebody else; leaving it"
             );
+            None
         }
-        Some(object) => {
-            let (parameters, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&object));
-            trace::write(kind, &name, api.patch(&name, &parameters, &patch)).await?;
-            context.metrics.wrote(kind);
+    };
+    Ok((fingerprint, object))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use serde_json::json;
+
+    use super::*;
+
+    fn found(owner: &str, generation: i64, labels: &[(&str, &str)]) -> ObjectMeta {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        ObjectMeta {
+            owner_references: Some(vec![OwnerReference {
+                uid: owner.to_owned(),
+                ..OwnerReference::default()
+            }]),
+            generation: Some(generation),
+            labels: Some(labels.collect()),
+            ..ObjectMeta::default()
         }
-        None if found.is_some() => {
-            trace::write(kind, &name, api.delete(&name, &DeleteParams::background())).await?;
-            context.metrics.wrote(kind);
-        }
-        None => {}
     }
-    memory.monitors.insert(kind, Monitor { of, fingerprint, when: Instant::now() });
-    Ok(())
+
+    /// A quiet pipeline costs the API server no write, however often its objects are looked at.
+    #[test]
+    fn what_is_as_it_was_applied_is_not_written_again() {
+        let wanted = json!({"metadata": {"labels": {"release": "watcher"}}});
+        let right = [("release", "watcher"), ("added", "by somebody")];
+        let same = found("ours", 3, &right);
+        let table = [
+            ("as it was applied", Some(&wanted), Some(same.clone()), Some(3), Step::Nothing),
+            (
+                "another one was wanted before, or nothing is known",
+                Some(&wanted),
+                Some(same.clone()),
+                None,
+                Step::Apply,
+            ),
+            ("changed by somebody", Some(&wanted), Some(found("ours", 4, &right)), Some(3), Step::Apply),
+            ("a label was taken off", Some(&wanted), Some(found("ours", 3, &[])), Some(3), Step::Apply),
+            ("removed by somebody", Some(&wanted), None, Some(3), Step::Apply),
+            ("new", Some(&wanted), None, None, Step::Apply),
+            ("not wanted any more", None, Some(same), None, Step::Delete),
+            ("not wanted and not there", None, None, None, Step::Nothing),
+            ("of somebody else", Some(&wanted), Some(found("theirs", 3, &right)), Some(3), Step::Leave),
+            ("of somebody else and not wanted", None, Some(found("theirs", 3, &right)), None, Step::Leave),
+        ];
+        for (case, wanted, found, applied, expected) in table {
+            assert_eq!(step(wanted, found.as_ref(), "ours", applied), expected, "{case}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use analytics_api::labels;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 
 use crate::pipeline::validate::ValidatedPipeline;
 
@@ -27,9 +27,16 @@ impl Component {
 pub(super) fn object(pipeline: &ValidatedPipeline, name: String, component: Component) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
-        namespace: Some(pipeline.namespace.clone()),
         labels: Some(all(&pipeline.name, component)),
-        owner_references: Some(vec![pipeline.owner.clone()]),
+        ..owned(&pipeline.namespace, &pipeline.owner)
+    }
+}
+
+/// What ties an object to a pipeline, valid or not.
+pub(super) fn owned(namespace: &str, owner: &OwnerReference) -> ObjectMeta {
+    ObjectMeta {
+        namespace: Some(namespace.to_owned()),
+        owner_references: Some(vec![owner.clone()]),
         ..ObjectMeta::default()
     }
 }

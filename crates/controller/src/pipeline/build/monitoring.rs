@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use analytics_api::{AnalyticsPipeline, Telemetry, labels};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::metadata::{self, Component};
 use super::promql::narrowed;
-use crate::pipeline::validate::ValidatedPipeline;
 
 /// The alerts that are about one pipeline; those about the controller belong to its chart.
 const RULES: [&str; 2] = [
@@ -18,8 +20,28 @@ const RULES: [&str; 2] = [
 /// Labels that the operator gives to the monitors of all pipelines.
 type Labels = BTreeMap<String, String>;
 
+/// A pipeline as far as it is watched, whether it can be run or not: what cannot be run needs its alerts most.
+pub(crate) struct Watched<'a> {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) owner: OwnerReference,
+    pub(crate) telemetry: &'a Telemetry,
+}
+
+impl<'a> Watched<'a> {
+    /// `None` for one that the API server has not given a uid.
+    pub(crate) fn new(pipeline: &'a AnalyticsPipeline) -> Option<Self> {
+        Some(Self {
+            name: pipeline.name_any(),
+            namespace: pipeline.namespace().unwrap_or_default(),
+            owner: pipeline.controller_owner_ref(&())?,
+            telemetry: &pipeline.spec.telemetry,
+        })
+    }
+}
+
 /// The PodMonitor of a pipeline: its series carry the namespace, the pod and the pipeline.
-pub(crate) fn pod_monitor(pipeline: &ValidatedPipeline, labels: &Labels) -> Value {
+pub(crate) fn pod_monitor(pipeline: &Watched<'_>, labels: &Labels) -> Value {
     json!({
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
@@ -35,13 +57,15 @@ pub(crate) fn pod_monitor(pipeline: &ValidatedPipeline, labels: &Labels) -> Valu
     })
 }
 
-/// The PrometheusRule of a pipeline: the alerts of the repository, each about this pipeline only.
+/// The PrometheusRule of a pipeline: the alerts of the repository, each about this pipeline only, with their runbooks below
+/// `runbooks`, or as paths of the repository if that is empty.
 ///
 /// # Errors
 /// When the alerts of the repository cannot be read, which a test would have found.
 pub(crate) fn prometheus_rule(
-    pipeline: &ValidatedPipeline,
+    pipeline: &Watched<'_>,
     labels: &Labels,
+    runbooks: &str,
 ) -> Result<Value, serde_saphyr::Error> {
     let matchers = format!("namespace=\"{}\", pipeline=\"{}\"", pipeline.namespace, pipeline.name);
     let mut groups = Vec::new();
@@ -51,6 +75,9 @@ pub(crate) fn prometheus_rule(
             for rule in group["rules"].as_array_mut().into_iter().flatten() {
                 let expression = narrowed(rule["expr"].as_str().unwrap_or_default(), &matchers);
                 rule["expr"] = Value::String(expression);
+                if let Some(Value::String(runbook)) = rule.pointer_mut("/annotations/runbook_url") {
+                    *runbook = below(runbooks, runbook);
+                }
             }
             groups.push(group.take());
         }
@@ -63,15 +90,21 @@ pub(crate) fn prometheus_rule(
     }))
 }
 
+fn below(base: &str, path: &str) -> String {
+    let base = base.trim_end_matches('/');
+    if base.is_empty() { path.to_owned() } else { format!("{base}/{path}") }
+}
+
 // A Prometheus chooses by the operator's labels and the pipeline's; neither must replace those by which objects are found.
-fn object(pipeline: &ValidatedPipeline, labels: &Labels) -> Value {
-    let name = analytics_api::labels::consumer_name(&pipeline.name);
-    let mut metadata = metadata::object(pipeline, name, Component::Consumer);
+fn object(pipeline: &Watched<'_>, labels: &Labels) -> Value {
     let mut labels = labels.clone();
-    labels.extend(pipeline.spec.telemetry.monitor_labels.clone());
-    labels.extend(metadata.labels.take().unwrap_or_default());
-    metadata.labels = Some(labels);
-    json!(metadata)
+    labels.extend(pipeline.telemetry.monitor_labels.clone());
+    labels.extend(metadata::all(&pipeline.name, Component::Consumer));
+    json!(ObjectMeta {
+        name: Some(labels::consumer_name(&pipeline.name)),
+        labels: Some(labels),
+        ..metadata::owned(&pipeline.namespace, &pipeline.owner)
+    })
 }
 
 #[cfg(test)]
@@ -85,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_pipelines_monitor_finds_its_consumers_and_names_it() {
-        let pipeline = fixtures::valid(r#"{"telemetry": {"monitorLabels": {"release": "prometheus"}}}"#);
+        let pipeline = fixtures::pipeline(r#"{"telemetry": {"monitorLabels": {"release": "prometheus"}}}"#);
+        let pipeline = Watched::new(&pipeline).unwrap();
         let of_operator =
             labels(&[("release", "other"), ("team", "a"), ("app.kubernetes.io/instance", "stranger")]);
         let monitor = pod_monitor(&pipeline, &of_operator);
@@ -106,13 +140,34 @@ mod tests {
 
     #[test]
     fn a_pipelines_alerts_are_about_this_pipeline_only() {
-        let pipeline = fixtures::valid("{}");
-        let rule = prometheus_rule(&pipeline, &Labels::new()).unwrap();
+        let pipeline = fixtures::pipeline("{}");
+        let pipeline = Watched::new(&pipeline).unwrap();
+        let rule = prometheus_rule(&pipeline, &Labels::new(), "").unwrap();
         let groups = rule["spec"]["groups"].as_array().unwrap();
         assert_eq!(groups.len(), 2);
         let own = format!("pipeline=\"{}\"", pipeline.name);
         for rule in groups.iter().flat_map(|group| group["rules"].as_array().unwrap()) {
             assert!(rule["expr"].as_str().unwrap().contains(&own), "{rule}");
+        }
+    }
+
+    /// A pager shows a link only if it is one.
+    #[test]
+    fn runbooks_are_found_below_the_address_that_the_operator_was_given() {
+        let pipeline = fixtures::pipeline("{}");
+        let pipeline = Watched::new(&pipeline).unwrap();
+        for (base, expected) in [
+            ("", "docs/runbooks/"),
+            ("https://wiki.example/analytics", "https://wiki.example/analytics/docs/runbooks/"),
+            ("https://wiki.example/", "https://wiki.example/docs/runbooks/"),
+        ] {
+            let rule = prometheus_rule(&pipeline, &Labels::new(), base).unwrap();
+            let groups = rule["spec"]["groups"].as_array().unwrap().iter();
+            let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
+            for rule in rules.filter(|rule| rule.get("alert").is_some()) {
+                let expected = format!("{expected}{}.md", rule["alert"].as_str().unwrap());
+                assert_eq!(rule["annotations"]["runbook_url"], expected.as_str(), "{base}");
+            }
         }
     }
 }
