@@ -70,6 +70,10 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// All labels of the metric that [`Self::category`] gives.
+    pub(crate) const CATEGORIES: [&str; 7] =
+        ["read_secret", "read", "apply", "delete", "foreign_object", "leftover", "status"];
+
     /// Label of the metric; one of a few.
     pub(crate) const fn category(&self) -> &'static str {
         match self {

@@ -10,6 +10,8 @@ use autoscaler::{Decision, DrainOutcome};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
+use crate::error::Error;
+use crate::kafka::LagError;
 use gauges::Gauges;
 use told::Told;
 
@@ -33,6 +35,19 @@ pub(crate) struct Metrics {
 }
 
 const PIPELINE: [&str; 2] = ["namespace", "pipeline"];
+/// What the controller writes.
+const WRITTEN: [&str; 10] = [
+    "AnalyticsPipelineStatus",
+    "ConfigMap",
+    "Deployment",
+    "Job",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "PodMonitor",
+    "PrometheusRule",
+    "Service",
+    "ServiceAccount",
+];
 
 impl Metrics {
     /// Makes the metrics and registers them.
@@ -102,8 +117,26 @@ impl Metrics {
             )?,
             told: Told::new()?,
         };
+        metrics.begin_at_zero();
         metrics.add_to(&mut Catalogue::new(registry))?;
         Ok(metrics)
+    }
+
+    // A counter that is there only after something has happened shows no growth when that happens first, and a graph of it shows
+    // nothing on a healthy system.
+    fn begin_at_zero(&self) {
+        for (counters, values) in [
+            (&self.reconciles, &["ok", "error"][..]),
+            (&self.errors, &Error::CATEGORIES),
+            (&self.errors, &["unreadable", "monitoring"]),
+            (&self.scale_decisions, &["up", "down"]),
+            (&self.lag_read_failures, &LagError::REASONS),
+            (&self.writes, &WRITTEN),
+        ] {
+            for value in values {
+                counters.with_label_values(&[*value]);
+            }
+        }
     }
 
     /// Every metric that the binary exports, for the reference documentation.
@@ -228,6 +261,25 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, pr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What happens first is growth, too.
+    #[test]
+    fn counters_are_there_before_anything_has_happened() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for series in [
+            r#"analytics_controller_errors_total{category="apply"}"#,
+            r#"analytics_controller_errors_total{category="monitoring"}"#,
+            r#"analytics_controller_lag_read_failures_total{reason="KafkaUnreachable"}"#,
+            r#"analytics_controller_reconciles_total{result="error"}"#,
+            r#"analytics_controller_scale_decisions_total{direction="up"}"#,
+        ] {
+            assert!(text().contains(&format!("{series} 0")), "no {series}: {}", text());
+        }
+        metrics.failed("monitoring");
+        assert!(text().contains(r#"analytics_controller_errors_total{category="monitoring"} 1"#));
+    }
 
     /// A dashboard that shows the lag of a deleted pipeline for ever, or zero for unknown, misleads.
     #[test]

@@ -75,6 +75,17 @@ pub(crate) enum LagError {
 }
 
 impl LagError {
+    /// All that [`Self::reason`] gives.
+    pub(crate) const REASONS: [&str; 7] = [
+        "TopicNotFound",
+        "KafkaUnreachable",
+        "KafkaAuthenticationFailed",
+        "KafkaTlsFailed",
+        "KafkaNotAuthorized",
+        "KafkaSettingsInvalid",
+        "LagReadFailed",
+    ];
+
     /// Reason of the condition, also the label of the metric.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
