@@ -116,12 +116,24 @@ pub struct Ranges {
     pub range: &'static str,
     /// Days that queries of rows look back.
     pub days: u32,
+    /// `$interval` where a panel groups rows by it, one of [`INTERVALS`].
+    pub interval: &'static str,
+    /// Consumer groups that are chosen; none for all.
+    pub groups: &'static [&'static str],
+}
+
+/// What the variable `interval` offers where rows are grouped by it, and its seconds.
+pub const INTERVALS: [(&str, u32); 4] = [("1h", 3_600), ("6h", 21_600), ("1d", 86_400), ("7d", 604_800)];
+
+impl Ranges {
+    /// For a Prometheus that scrapes every second.
+    pub const DEFAULT: Self =
+        Self { rate_interval: "15s", range: "60s", days: 7, interval: "1h", groups: &[] };
 }
 
 impl Default for Ranges {
-    /// For a Prometheus that scrapes every second.
     fn default() -> Self {
-        Self { rate_interval: "15s", range: "60s", days: 7 }
+        Self::DEFAULT
     }
 }
 
@@ -137,7 +149,9 @@ pub fn fill(expression: &str) -> String {
     fill_within(expression, Ranges::default())
 }
 
-fn fill_within(expression: &str, ranges: Ranges) -> String {
+/// A PromQL expression with all namespaces and pipelines chosen, over ranges of one's own.
+#[must_use]
+pub fn fill_within(expression: &str, ranges: Ranges) -> String {
     let values = [
         ("$__rate_interval", ranges.rate_interval),
         ("$__range", ranges.range),
@@ -150,15 +164,22 @@ fn fill_within(expression: &str, ranges: Ranges) -> String {
 /// SQL with Grafana's macros for PostgreSQL replaced (its documentation, "Macros").
 fn fill_sql(sql: &str, ranges: Ranges) -> String {
     let (from, to) = (format!("now() - interval '{} days'", ranges.days), "now()");
+    let interval = INTERVALS.iter().find(|(name, _)| *name == ranges.interval);
+    let seconds = interval.map_or(3_600, |(_, seconds)| *seconds);
+    // Grafana writes a variable with several values as a list of quoted values, with quotes in them doubled.
+    let quoted = |group: &&str| format!("'{}'", group.replace('\'', "''"));
+    let groups = match ranges.groups {
+        [] => "SELECT group_id FROM pipeline_offsets".to_owned(),
+        groups => groups.iter().map(quoted).collect::<Vec<_>>().join(","),
+    };
     sql.replace("$__timeFilter(hour)", &format!("hour BETWEEN {from} AND {to}"))
         .replace(
             "$__timeGroupAlias(hour, $interval)",
-            "floor(extract(epoch FROM hour) / 3600) * 3600 AS \"time\"",
+            &format!("floor(extract(epoch FROM hour) / {seconds}) * {seconds} AS \"time\""),
         )
         .replace("$__timeFrom()", &format!("({from})"))
         .replace("$__timeTo()", to)
-        // Grafana writes a variable with several values as a quoted list.
-        .replace("($group)", "(SELECT group_id FROM pipeline_offsets)")
+        .replace("($group)", &format!("({groups})"))
 }
 
 #[cfg(test)]

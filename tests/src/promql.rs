@@ -1,4 +1,4 @@
-//! Which metrics a PromQL expression reads. Not a parser: Prometheus itself judges expressions in other tests.
+//! What a PromQL expression reads, and by which labels it groups. Not a parser: Prometheus itself judges expressions in other tests.
 
 use std::collections::BTreeSet;
 
@@ -33,10 +33,61 @@ const KEYWORDS: [&str; 25] = [
 /// Words after which a list of labels follows.
 const LABEL_LISTS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
+/// A metric that an expression reads, with what it asks of the labels.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Selector {
+    /// Name of the metric.
+    pub name: String,
+    /// Label, operator and value of each condition.
+    pub matchers: Vec<(String, String, String)>,
+}
+
+impl Selector {
+    /// Whether it reads a series that is written as `name{label="value", …}`. Regular expressions are taken to match.
+    #[must_use]
+    pub fn reads(&self, series: &str) -> bool {
+        let (name, braces) = series.split_once('{').unwrap_or((series, ""));
+        let labels = matchers(braces);
+        let value = |label: &str| {
+            let found = labels.iter().find(|(name, _, _)| name == label);
+            found.map_or("", |(_, _, value)| value.as_str())
+        };
+        self.name == name.trim()
+            && self.matchers.iter().all(|(label, operator, expected)| match operator.as_str() {
+                "=" => value(label) == expected,
+                "!=" => value(label) != expected,
+                _ => true,
+            })
+    }
+}
+
 /// Names of the metrics in `expression`.
 #[must_use]
 pub fn metric_names(expression: &str) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+    selectors(expression).into_iter().map(|selector| selector.name).collect()
+}
+
+/// What `expression` reads, in order.
+#[must_use]
+pub fn selectors(expression: &str) -> Vec<Selector> {
+    let mut selectors = Vec::new();
+    walk(expression, |word, tail| {
+        let braces = tail.strip_prefix('{').map(|inside| &inside[..inside.len() - after_braces(tail).len()]);
+        let matchers = braces.map(matchers).unwrap_or_default();
+        selectors.push(Selector { name: word.to_owned(), matchers });
+    });
+    selectors
+}
+
+/// Labels that `expression` groups by, all of its `by (…)` together.
+#[must_use]
+pub fn grouping(expression: &str) -> BTreeSet<String> {
+    let lists = expression.split(" by (").skip(1).filter_map(|rest| rest.split(')').next());
+    lists.flat_map(|list| list.split(',')).map(|label| label.trim().to_owned()).collect()
+}
+
+/// Calls `metric` for each name of a metric, with what follows it.
+fn walk<'a>(expression: &'a str, mut metric: impl FnMut(&'a str, &'a str)) {
     let mut rest = expression;
     while let Some(first) = rest.chars().next() {
         rest = match first {
@@ -54,14 +105,28 @@ pub fn metric_names(expression: &str) -> BTreeSet<String> {
                 if LABEL_LISTS.contains(&word) && followed.starts_with('(') {
                     tail = after(followed, ')');
                 } else if !followed.starts_with('(') && !KEYWORDS.contains(&word.to_lowercase().as_str()) {
-                    names.insert(word.to_owned());
+                    metric(word, tail);
                 }
                 tail
             }
             _ => &rest[first.len_utf8()..],
         };
     }
-    names
+}
+
+/// The conditions of what stands in braces, with or without them.
+fn matchers(braces: &str) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut rest = braces;
+    while let Some((condition, value)) = rest.split_once('"') {
+        let condition = condition.trim_matches(|c: char| c.is_whitespace() || c == ',' || c == '{');
+        let label = condition.trim_end_matches(['=', '!', '~']);
+        let operator = &condition[label.len()..];
+        let (value, tail) = value.split_once('"').unwrap_or((value, ""));
+        found.push((label.trim().to_owned(), operator.to_owned(), value.to_owned()));
+        rest = tail;
+    }
+    found
 }
 
 fn after(text: &str, end: char) -> &str {
@@ -99,5 +164,24 @@ mod tests {
             let names: Vec<String> = metric_names(expression).into_iter().collect();
             assert_eq!(names.join(" "), expected, "{expression}");
         }
+    }
+
+    #[test]
+    fn a_selector_reads_the_series_whose_labels_it_asks_for() {
+        let expression = "sum by (a) (rate(x_total{fault=\"full}\", p!=\"\"}[5m])) unless on (a) y == 1";
+        let found = selectors(expression);
+        assert_eq!(found.iter().map(|selector| selector.name.as_str()).collect::<Vec<_>>(), ["x_total", "y"]);
+        for (series, expected) in [
+            ("x_total{fault=\"full}\", p=\"one\"}", true),
+            ("x_total{p=\"one\", fault=\"full}\"}", true),
+            ("x_total{fault=\"empty\", p=\"one\"}", false),
+            ("x_total{fault=\"full}\"}", false),
+            ("x_total_more{fault=\"full}\", p=\"one\"}", false),
+        ] {
+            assert_eq!(found[0].reads(series), expected, "{series}");
+        }
+        assert!(found[1].reads("y") && found[1].reads("y{a=\"b\"}"));
+        let labels: Vec<String> = grouping("sum by (a, b) (x) / on (c) max by (d) (y)").into_iter().collect();
+        assert_eq!(labels, ["a", "b", "d"]);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::{Value, json};
 use testbed::dashboards::{list, repository};
 use testbed::{Prometheus, http, prometheus, wait};
@@ -188,8 +188,36 @@ fn pipelines_of_none(cases: &str) -> Option<&'static str> {
     (!cases.contains("pipeline=\"")).then_some("none")
 }
 
+/// Nobody is to find out by chance that what was applied never ran.
+pub(crate) async fn a_pipeline_that_never_ran_has_its_alerts(
+    world: &World,
+    prometheus: &Prometheus,
+) -> Result<()> {
+    let object = json!({
+        "apiVersion": "analyticspipeline.dev/v1alpha1", "kind": "AnalyticsPipeline",
+        "metadata": {"name": "refused", "namespace": PIPELINES},
+        "spec": {
+            "source": {"bootstrapServers": "kafka:9092", "topic": "refused"},
+            "sink": {"urlSecretRef": {"name": "nowhere"}},
+        },
+    });
+    world.pipelines().patch("refused", &PatchParams::apply("user").force(), &Patch::Apply(object)).await?;
+    let rules = api(world, PIPELINES, KINDS[1]);
+    wait::until("its alerts", SOON, || async { Ok(Some(rules.get("refused-consumer").await?)) }).await?;
+    let monitor = api(world, PIPELINES, KINDS[0]).get_opt("refused-consumer").await?;
+    ensure!(monitor.is_none(), "there is nothing to scrape: {monitor:?}");
+    // What is behind AnalyticsPipelineNotReady, which takes a quarter of an hour.
+    let unready = "analytics_pipeline_condition{pipeline=\"refused\", condition=\"Ready\"} == 0";
+    wait::until_true("it is seen to be unready", SOON, || async {
+        Ok(prometheus.query(unready).await?.len() == 1)
+    })
+    .await?;
+    world.pipelines().delete("refused", &DeleteParams::default()).await?;
+    Ok(())
+}
+
 pub(crate) async fn what_is_disabled_or_deleted_goes(world: &World) -> Result<()> {
-    world.change_pipeline(&json!({"podMonitor": "Disabled"})).await?;
+    world.change_pipeline(&json!({"telemetry": {"podMonitor": "Disabled"}})).await?;
     gone(world, KINDS[0]).await?;
     ensure!(
         api(world, PIPELINES, KINDS[1]).get_opt("clicks-consumer").await?.is_some(),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stderr)] // what was seen when something failed
 
+mod annotations;
 mod checks;
 mod panels;
 mod pictures;
@@ -50,6 +51,8 @@ async fn play(world: &World) -> Result<()> {
     tokio::try_join!(async { checks::promtool_finds_no_fault(world).await.context("promtool") }, async {
         panels::those_of_the_controller_show_data(world, &prometheus).await.context("panels")
     },)?;
+    annotations::scaling_and_rollouts_leave_their_marks(world, &prometheus).await.context("annotations")?;
+    checks::a_pipeline_that_never_ran_has_its_alerts(world, &prometheus).await.context("refused")?;
 
     let after = world.controller().await?;
     anyhow::ensure!(before == after, "the controller was {before:?} and is {after:?}");

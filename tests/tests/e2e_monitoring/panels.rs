@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use testbed::dashboards::{Dashboard, Query, Ranges, queries_within};
-use testbed::promql::metric_names;
+use testbed::promql::{grouping, metric_names};
 use testbed::{Prometheus, wait};
 
 use crate::world::World;
 
 /// Of the controller, which is scraped every two seconds.
-const RANGES: Ranges = Ranges { rate_interval: "10s", range: "60s", days: 7 };
+const RANGES: Ranges = Ranges { rate_interval: "10s", range: "60s", ..Ranges::DEFAULT };
 
 /// Each query that reads a metric of the controller gives what its kind of panel can draw.
 pub(crate) async fn those_of_the_controller_show_data(world: &World, prometheus: &Prometheus) -> Result<()> {
@@ -40,14 +40,19 @@ pub(crate) async fn those_of_the_controller_show_data(world: &World, prometheus:
 }
 
 async fn fits(prometheus: &Prometheus, panel: &Value, expression: &str, instant: bool) -> Result<bool> {
-    let series = if instant {
-        prometheus.query(expression).await?.len()
+    let series: Vec<Value> = if instant {
+        prometheus.query(expression).await?.into_iter().map(|(labels, _)| labels).collect()
     } else {
         // A line needs two points.
-        let series = prometheus.query_range(expression, 20, 1).await?;
-        series.iter().filter(|(_, values)| values.len() >= 2).count()
+        let mut series = prometheus.query_range(expression, 20, 1).await?;
+        series.retain(|(_, values)| values.len() >= 2);
+        series.into_iter().map(|(labels, _)| labels).collect()
     };
-    ensure!(series >= 1, "nothing is shown");
-    ensure!(panel["type"] != "stat" || series == 1, "{series} values for one figure");
+    ensure!(!series.is_empty(), "nothing is shown");
+    ensure!(panel["type"] != "stat" || series.len() == 1, "{} values for one figure", series.len());
+    for label in grouping(expression).iter().filter(|label| *label != "le") {
+        let named = series.iter().all(|labels| labels[label].is_string());
+        ensure!(named, "a line without {label} in {series:?}");
+    }
     Ok(true)
 }

@@ -21,7 +21,7 @@ use crate::world::World;
 const EVENTS: u64 = 150_000;
 const RATE: f64 = 1_500.0;
 /// Of consumers, which are scraped every fifteen seconds; the range is as long as the load.
-const RANGES: Ranges = Ranges { rate_interval: "1m", range: "5m", days: 7 };
+const RANGES: Ranges = Ranges { rate_interval: "1m", range: "5m", ..Ranges::DEFAULT };
 /// Seconds that the plots show.
 const SHOWN: i64 = 180;
 

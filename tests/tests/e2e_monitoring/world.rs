@@ -113,8 +113,8 @@ impl World {
         .await
     }
 
-    /// Applies the pipeline with these further fields of `spec.telemetry`.
-    pub(crate) async fn change_pipeline(&self, telemetry: &Value) -> Result<()> {
+    /// Applies the pipeline with these further fields of the parts of its specification.
+    pub(crate) async fn change_pipeline(&self, parts: &Value) -> Result<()> {
         let brokers = self.bed.kafka.bootstrap_for_pods().context("no address for pods")?;
         let mut object = json!({
             "apiVersion": "analyticspipeline.dev/v1alpha1", "kind": "AnalyticsPipeline",
@@ -127,8 +127,10 @@ impl World {
                 "telemetry": {"tracing": {"endpoint": self.collector.grpc_endpoint(), "sampleRatio": "1"}},
             },
         });
-        for (field, value) in telemetry.as_object().into_iter().flatten() {
-            object["spec"]["telemetry"][field] = value.clone();
+        for (part, fields) in parts.as_object().into_iter().flatten() {
+            for (field, value) in fields.as_object().into_iter().flatten() {
+                object["spec"][part][field] = value.clone();
+            }
         }
         self.pipelines().patch(PIPELINE, &PatchParams::apply("user").force(), &Patch::Apply(object)).await?;
         Ok(())

@@ -8,7 +8,7 @@ use anyhow::Result;
 use testbed::dashboards::repository;
 
 /// Markdown files of the repository that people read.
-fn pages() -> Result<Vec<PathBuf>> {
+pub(crate) fn pages() -> Result<Vec<PathBuf>> {
     let root = repository().canonicalize()?;
     let mut pages = Vec::new();
     let mut folders = vec![root.join("docs"), root.join("charts")];

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use testbed::dashboards::{Dashboard, TITLES, list};
+use testbed::dashboards::{Dashboard, INTERVALS, TITLES, list};
+use testbed::promql::grouping;
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
@@ -35,20 +36,39 @@ fn there_are_four_and_each_has_its_title_and_its_own_uid() -> Result<()> {
                 dashboard.name
             );
         }
+        for link in links {
+            let target = dashboards.iter().find(|other| link.contains(text(&other.json, "uid")));
+            let target = target.with_context(|| format!("{}: {link} leads nowhere", dashboard.name))?;
+            // What is chosen here is chosen there; only intervals have other values on other pages.
+            for name in names(dashboard).intersection(&names(target)).filter(|name| **name != "interval") {
+                let passed = link.contains(&format!("${{{name}:queryparam}}"));
+                assert!(passed, "{}: {link} forgets {name}", dashboard.name);
+            }
+        }
     }
     Ok(())
+}
+
+fn names(dashboard: &Dashboard) -> BTreeSet<&str> {
+    dashboard.variables().iter().map(|variable| text(variable, "name")).collect()
 }
 
 #[test]
 fn each_has_the_variables_and_annotations_that_all_share() -> Result<()> {
     for dashboard in Dashboard::all()? {
-        let names: BTreeSet<_> =
-            dashboard.variables().iter().map(|variable| text(variable, "name")).collect();
+        let names = names(&dashboard);
         for name in ["datasource", "namespace", "pipeline", "interval"] {
             assert!(names.contains(name), "{}: no variable {name}", dashboard.name);
         }
         for variable in dashboard.variables() {
             assert!(!text(variable, "label").is_empty(), "{}: {variable}", dashboard.name);
+            // Rows are grouped by the interval, so what it offers has to be what the tests run.
+            if text(variable, "name") == "interval" && names.contains("database") {
+                let offered = text(variable, "query").split(',');
+                for one in offered {
+                    assert!(INTERVALS.iter().any(|(name, _)| *name == one), "{}: {one}", dashboard.name);
+                }
+            }
         }
         let annotations: BTreeSet<_> = list(&dashboard.json["annotations"]["list"])
             .iter()
@@ -108,6 +128,10 @@ fn every_panel_says_what_it_shows_in_which_unit_and_what_no_data_means() -> Resu
             assert!(!text(defaults, "unit").is_empty(), "{at}: no unit");
             assert!(!list(&defaults["thresholds"]["steps"]).is_empty(), "{at}: no thresholds");
             assert!(!list(&panel["targets"]).is_empty(), "{at}: no query");
+            let references: BTreeSet<_> =
+                list(&panel["targets"]).iter().map(|target| text(target, "refId")).collect();
+            assert!(!references.contains(""), "{at}: a query without refId");
+            assert_eq!(references.len(), list(&panel["targets"]).len(), "{at}: two queries have one refId");
             let always = list(&panel["targets"]).iter().all(|target| {
                 text(target, "expr").contains("vector(0)")
                     || (panel["type"] == "stat" && target.get("rawSql").is_some())
@@ -146,14 +170,41 @@ fn no_two_panels_overlap() -> Result<()> {
 #[test]
 fn ranges_are_grafanas_so_that_they_fit_every_zoom_and_scrape_interval() -> Result<()> {
     for dashboard in Dashboard::all()? {
-        for panel in dashboard.panels() {
-            for target in list(&panel["targets"]) {
-                let expression = text(target, "expr");
-                for range in expression.split('[').skip(1).filter_map(|rest| rest.split(']').next()) {
-                    let fits = ["$__rate_interval", "$__range"].contains(&range);
-                    assert!(fits, "{}: [{range}] in {expression}", dashboard.name);
-                }
+        let targets = dashboard.panels().into_iter().flat_map(|panel| list(&panel["targets"]));
+        let expressions = targets.map(|target| text(target, "expr")).chain(dashboard.annotations());
+        for expression in expressions {
+            for range in expression.split('[').skip(1).filter_map(|rest| rest.split(']').next()) {
+                let fits = ["$__rate_interval", "$__range"].contains(&range);
+                assert!(fits, "{}: [{range}] in {expression}", dashboard.name);
             }
+        }
+    }
+    Ok(())
+}
+
+/// A graph of several lines with `or vector(0)` has one more, which has no name and means nothing.
+#[test]
+fn a_query_with_several_lines_makes_up_none() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        for target in dashboard.panels().into_iter().flat_map(|panel| list(&panel["targets"])) {
+            let expression = text(target, "expr");
+            let grouped = grouping(expression).iter().any(|label| label != "le");
+            assert!(!grouped || !expression.contains("vector("), "{}: {expression}", dashboard.name);
+        }
+    }
+    Ok(())
+}
+
+/// Names of two pipelines may be equal, only not in one namespace.
+#[test]
+fn a_line_that_names_its_pipeline_names_its_namespace() -> Result<()> {
+    for dashboard in Dashboard::all()? {
+        let targets = dashboard.panels().into_iter().flat_map(|panel| list(&panel["targets"]));
+        let annotations = list(&dashboard.json["annotations"]["list"]).iter();
+        let legends = targets.map(|target| text(target, "legendFormat"));
+        for legend in legends.chain(annotations.map(|annotation| text(annotation, "textFormat"))) {
+            let complete = !legend.contains("{{pipeline}}") || legend.contains("{{namespace}}/{{pipeline}}");
+            assert!(complete, "{}: {legend}", dashboard.name);
         }
     }
     Ok(())

@@ -5,15 +5,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Column, PgPool, Row};
-use testbed::dashboards::{Dashboard, Query, fill, queries};
+use testbed::dashboards::{Dashboard, INTERVALS, Query, Ranges, fill, queries, queries_within};
 use testbed::prometheus::Target;
-use testbed::promql::metric_names;
+use testbed::promql::{grouping, metric_names};
 use testbed::{Prometheus, wait};
 
 use crate::support::Bed;
 
 const LABELS: [(&str, &str); 3] =
     [("namespace", "shop"), ("pipeline", "clicks"), ("pod", "clicks-consumer-0")];
+
+/// The group of the pipeline, and one whose name has to be quoted with care.
+const GROUPS: [&str; 2] = ["shown-group", "it's another"];
 
 /// The controller's metrics need a cluster: another test runs them.
 fn of_controller(expression: &str) -> bool {
@@ -47,13 +50,32 @@ async fn every_panel_shows_data_after_a_load() -> Result<()> {
                 }
             }
         }
+        // What they mark needs a cluster, too.
         for expression in dashboard.annotations() {
             prometheus.query(&fill(expression)).await?;
         }
+        problems.extend(at_every_interval(&dashboard, &bed.pool).await);
         variables_offer_something(&dashboard, &prometheus, &bed.pool).await?;
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(())
+}
+
+/// Rows grouped by each interval that the dashboards offer, of groups that somebody has chosen.
+async fn at_every_interval(dashboard: &Dashboard, pool: &PgPool) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (interval, _) in INTERVALS {
+        for panel in dashboard.panels() {
+            for query in queries_within(panel, Ranges { interval, groups: &GROUPS, ..Ranges::DEFAULT }) {
+                let Query::Rows { sql, time_series } = query else { continue };
+                if let Err(error) = shows_rows(pool, panel, &sql, time_series).await {
+                    let title = &panel["title"];
+                    problems.push(format!("{}, panel {title} by {interval}: {error:#}", dashboard.name));
+                }
+            }
+        }
+    }
+    problems
 }
 
 async fn shows_metrics(
@@ -62,18 +84,24 @@ async fn shows_metrics(
     expression: &str,
     instant: bool,
 ) -> Result<()> {
-    let series = if instant {
-        prometheus.query(expression).await?.len()
+    let series: Vec<Value> = if instant {
+        prometheus.query(expression).await?.into_iter().map(|(labels, _)| labels).collect()
     } else {
-        let series = prometheus.query_range(expression, 20, 1).await?;
+        let mut series = prometheus.query_range(expression, 20, 1).await?;
         // A line needs two points.
-        series.iter().filter(|(_, values)| values.len() >= 2).count()
+        series.retain(|(_, values)| values.len() >= 2);
+        series.into_iter().map(|(labels, _)| labels).collect()
     };
     if of_controller(expression) {
         return Ok(());
     }
-    ensure!(series >= 1, "nothing is shown for {expression}");
-    ensure!(panel["type"] != "stat" || series == 1, "{series} values for one figure: {expression}");
+    ensure!(!series.is_empty(), "nothing is shown for {expression}");
+    let one = series.len() == 1;
+    ensure!(panel["type"] != "stat" || one, "{} values for one figure: {expression}", series.len());
+    for label in grouping(expression).iter().filter(|label| *label != "le") {
+        let named = series.iter().all(|labels| labels[label].is_string());
+        ensure!(named, "a line without {label} in {series:?}: {expression}");
+    }
     Ok(())
 }
 
@@ -98,13 +126,15 @@ async fn variables_offer_something(
     pool: &PgPool,
 ) -> Result<()> {
     for variable in dashboard.variables().iter().filter(|variable| variable["type"] == "query") {
-        let definition = variable["definition"].as_str().unwrap_or_default();
-        let values = match definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')) {
+        // Grafana runs `query`; `definition` is what it shows of it in a list.
+        let query = variable["query"]["query"].as_str().or(variable["query"].as_str()).unwrap_or_default();
+        ensure!(variable["definition"] == query, "{}: {variable} shows another query", dashboard.name);
+        let values = match query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')) {
             Some(arguments) => {
                 let (selector, label) = arguments.rsplit_once(", ").context("no label")?;
                 prometheus.label_values(label, &fill(selector)).await?
             }
-            None => sqlx::query_scalar(AssertSqlSafe(definition.to_owned())).fetch_all(pool).await?,
+            None => sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_all(pool).await?,
         };
         ensure!(!values.is_empty(), "{}: the variable {} offers nothing", dashboard.name, variable["name"]);
     }

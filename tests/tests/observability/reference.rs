@@ -6,8 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use testbed::dashboards::{Dashboard, fill, list, queries};
 use testbed::process;
-use testbed::promql::metric_names;
+use testbed::promql::{grouping, metric_names};
 
+use crate::links::pages;
 use crate::rules::rules;
 use crate::support::Bed;
 
@@ -15,6 +16,15 @@ const PAGE: &str = include_str!("../../../docs/metrics.md");
 
 /// Made by Prometheus itself.
 const OF_PROMETHEUS: [&str; 1] = ["up"];
+/// Labels that Prometheus gives to what it scrapes.
+const OF_TARGETS: [&str; 5] = ["namespace", "pipeline", "pod", "instance", "job"];
+
+/// How the name of a metric begins or ends, among the words of a document.
+const BEGINNINGS: [&str; 3] = ["analytics_controller_", "analytics_pipeline_", "kafka_consumer_"];
+const ENDINGS: [&str; 7] = ["_total", "_seconds", "_bytes", "_bucket", "_sum", "_count", "_ratio"];
+/// Documents name these of others, and this of none.
+const OF_OTHERS: [&str; 5] =
+    ["kubelet_volume_stats_available_bytes", "node_filesystem_avail_bytes", "x_bucket", "x_sum", "x_count"];
 
 async fn said(part: &str) -> Result<String> {
     let program =
@@ -80,6 +90,72 @@ async fn dashboards_and_rules_name_only_metrics_that_exist() -> Result<()> {
     for (place, expression) in expressions {
         for name in metric_names(&expression) {
             assert!(known.contains(&name), "{place} reads `{name}`, which nothing exports: {expression}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn documents_name_only_metrics_that_exist() -> Result<()> {
+    let series = series().await?;
+    let mut named = 0;
+    for page in pages()? {
+        let text = std::fs::read_to_string(&page)?;
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for word in words.filter(|word| !OF_OTHERS.contains(word)) {
+            let is_metric = BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
+                || ENDINGS
+                    .iter()
+                    .any(|ending| word.strip_suffix(ending).is_some_and(|name| !name.is_empty()));
+            if is_metric {
+                // Histograms are described by the name of all their series.
+                let exists = series.contains_key(word) || series.contains_key(&format!("{word}_bucket"));
+                assert!(exists, "{} names `{word}`, which nothing exports", page.display());
+                named += 1;
+            }
+        }
+    }
+    ensure!(named > 80, "only {named} metrics were found in the documents");
+    Ok(())
+}
+
+/// Labels of each metric, as the page says.
+fn labels() -> BTreeMap<String, BTreeSet<String>> {
+    let rows = PAGE.lines().filter(|line| line.starts_with("| `"));
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let labels = cells[3].split_whitespace().map(|label| label.trim_matches('`').to_owned());
+        (cells[1].trim_matches('`').to_owned(), labels.collect())
+    };
+    rows.map(row).collect()
+}
+
+/// What groups by a label that is not there draws one line for all, and a legend that names one shows an empty place.
+#[test]
+fn groups_and_legends_are_of_labels_that_the_metrics_have() -> Result<()> {
+    let labels = labels();
+    for dashboard in Dashboard::all()? {
+        for target in dashboard.panels().into_iter().flat_map(|panel| list(&panel["targets"])) {
+            let expression = target["expr"].as_str().unwrap_or_default();
+            let (names, groups) = (metric_names(&fill(expression)), grouping(expression));
+            let mut known: BTreeSet<&str> = OF_TARGETS.into();
+            for name in names {
+                let histogram = name.strip_suffix("_bucket");
+                known.extend(histogram.map(|_| "le"));
+                let suffixes = ["_bucket", "_sum", "_count"];
+                let whole = suffixes.iter().find_map(|suffix| labels.get(name.strip_suffix(suffix)?));
+                let of_metric = labels.get(&name).or(whole);
+                known.extend(of_metric.into_iter().flatten().map(String::as_str));
+            }
+            let at = format!("{}: {expression}", dashboard.name);
+            for label in &groups {
+                assert!(known.contains(label.as_str()), "{at} groups by {label}");
+            }
+            let legend = target["legendFormat"].as_str().unwrap_or_default();
+            for label in legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()) {
+                let shown = if groups.is_empty() { known.contains(label) } else { groups.contains(label) };
+                assert!(shown, "{at} has no {label} for its legend {legend}");
+            }
         }
     }
     Ok(())
