@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 use testbed::generator::produce::{Target, produce};
 use testbed::generator::{Generator, Options};
 use tokio_util::sync::CancellationToken;
@@ -171,6 +173,20 @@ pub(crate) async fn there_are_no_connections_left(place: &Place<'_>) -> Result<(
     place.secret("analytics-db", json!({"url": format!("postgres://crowded:crowded@{server}")})).await?;
     let words = ["too many connections for role", "most", "events"];
     tried(place, APL, "AnalyticsDatabaseOutOfResources", &words).await
+}
+
+pub(crate) async fn another_program_takes_the_connections(place: &Place<'_>) -> Result<()> {
+    running(place, json!({})).await?;
+    let url = place.world.bed.postgres.url_of(&format!("{}_data", place.namespace));
+    let options = url.parse::<PgConnectOptions>()?.application_name("greedy");
+    let mut held = Vec::new();
+    let counted = "SELECT count(*) > 0.92 * current_setting('max_connections')::int FROM pg_stat_activity \
+                   WHERE backend_type = 'client backend'";
+    while !sqlx::query_scalar::<_, bool>(counted).fetch_one(&place.database).await? {
+        held.push(options.connect().await?);
+    }
+    let words = ["greedy", "max_connections", APL];
+    tried(place, APL, "AnalyticsDatabaseConnectionsNearLimit", &words).await
 }
 
 pub(crate) async fn a_setting_is_malformed(place: &Place<'_>) -> Result<()> {

@@ -53,13 +53,14 @@ async fn the_first_commands_of_each_runbook_lead_to_the_cause() -> Result<()> {
         .filter_map(|outcome| async { outcome.err().map(|error| format!("{error:#}")) })
         .collect()
         .await;
-    // One after the other: each takes the controller away.
-    let of_controller: [Named<World>; 3] = [
+    // One after the other: each takes something away that all need, the controller or the connections of the database.
+    let alone: [Named<World>; 4] = [
+        ("greedy", |place| causes::another_program_takes_the_connections(place).boxed()),
         ("foreign", |place| causes::an_object_belongs_to_another(place).boxed()),
         ("leaderless", |place| causes::the_lease_is_forbidden(place).boxed()),
         ("absent", |place| causes::there_is_no_controller(place).boxed()),
     ];
-    for (name, cause) in of_controller.into_iter().filter(|(name, _)| is_wanted(name)) {
+    for (name, cause) in alone.into_iter().filter(|(name, _)| is_wanted(name)) {
         failed.extend(play(&world, name, cause).await.err().map(|error| format!("{error:#}")));
     }
     ensure!(failed.is_empty(), "{} failed:\n\n{}", failed.len(), failed.join("\n\n"));
