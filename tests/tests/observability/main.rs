@@ -7,5 +7,6 @@ mod measure;
 mod panels;
 mod reference;
 mod rules;
+mod scrape;
 mod support;
 mod traces;
