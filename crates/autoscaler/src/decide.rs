@@ -19,6 +19,8 @@ const RISING_SECONDS: f64 = 1200.0;
 const LEAST_RISE: f64 = 0.1;
 /// … and one of more than this is not believed.
 const MOST_RISE: f64 = 3.0;
+/// A clock that goes back by more than this was wrong before, or is another one.
+const CLOCK_BACK_SECONDS: f64 = 60.0;
 /// A drain that takes longer than this is not compared with its prediction any more.
 const LONGEST_DRAIN_SECONDS: f64 = 3600.0;
 
@@ -28,9 +30,14 @@ const LONGEST_DRAIN_SECONDS: f64 = 3600.0;
 /// Nothing is taken for carried out: a change counts when a later observation shows it, so that a caller may
 /// just as well only report decisions (dry run), or somebody else may set the replicas.
 ///
-/// Call it every few seconds. It looks at time only through [`Observation::time`].
+/// Call it every few seconds. It looks at time only through [`Observation::time`]; where that goes back by more than a minute
+/// (a controller on another machine, a clock that was set), all that has a time is begun anew, and what was measured stays.
 #[must_use]
 pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (State, Decision) {
+    let ahead = state.time.map_or(f64::NEG_INFINITY, |last| last - observation.time);
+    let restarted = (ahead > CLOCK_BACK_SECONDS).then(|| state.restarted());
+    let state = restarted.as_ref().unwrap_or(state);
+    // Also when that is not a number.
     if !observation.time.is_finite() || state.time.is_some_and(|last| observation.time <= last) {
         return (state.clone(), out_of_order(observation));
     }

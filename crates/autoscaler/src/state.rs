@@ -44,6 +44,22 @@ pub struct State {
     pub(crate) idle_since: Option<f64>,
 }
 
+impl State {
+    /// What holds by whatever clock: what a replica can do, how partitions are handed out, how long changes take. All that has
+    /// a time is forgotten, so that windows begin anew.
+    pub(crate) fn restarted(&self) -> Self {
+        let ScalingMemory { spec, converge_seconds, pause_seconds, .. } = self.scaling;
+        Self {
+            interval: self.interval,
+            partition_count: self.partition_count,
+            pattern: self.pattern,
+            capacity: self.capacity.clone(),
+            scaling: ScalingMemory { spec, converge_seconds, pause_seconds, ..ScalingMemory::default() },
+            ..Self::default()
+        }
+    }
+}
+
 /// One partition. Field names are short in JSON because there may be thousands of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -407,3 +407,22 @@ fn a_steady_rise_is_met_with_few_steps() {
     assert!(steps.len() <= 4 && steps.last() >= Some(&8), "{steps:?}");
     assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "never down while it rises: {steps:?}");
 }
+
+/// A state that was written where the clock is an hour ahead: holding the number until that hour has passed would be blind.
+#[test]
+fn a_clock_that_goes_back_begins_anew_and_keeps_what_was_measured() {
+    for (back, judged) in [(30.0, false), (3600.0, true)] {
+        let mut scene = Scene::steady(24, 0.8, 1);
+        let known = scene.look(&policy()).estimates.capacity_per_replica;
+        assert!(known.is_some());
+        scene.time -= back;
+        let decision = scene.look(&policy());
+        let measured = decision.estimates.capacity_per_replica.filter(|_| judged);
+        assert_eq!(measured, known.filter(|_| judged), "{back} s");
+        assert_eq!(decision.estimates.lag_events.is_some(), judged, "{back} s");
+        if judged {
+            let grown: Vec<u32> = scene.drive(3.4, 300.0, &policy()).iter().map(|(_, to)| *to).collect();
+            assert_eq!(grown, [4], "one jump, by what is known of the consumers");
+        }
+    }
+}
