@@ -32,5 +32,7 @@ pub use source::{
     ClientCertificateRef, CredentialsRef, GroupProtocol, Mechanism, OnOffsetGap, Protocol, SecretKeyRef,
     Security, Source, StartFrom,
 };
-pub use status::{AnalyticsPipelineStatus, LagStatus, RatesStatus, ScalingStatus};
+pub use status::{
+    AnalyticsPipelineStatus, LagStatus, RatesStatus, SCALING_LIMITS, SCALING_REASONS, ScalingStatus,
+};
 pub use telemetry::{Automatic, Telemetry, Tracing};

@@ -77,19 +77,19 @@ pub const MAX_NAME_LENGTH: usize = 46;
         "`delivery.deadLetters.topic` must differ from `source.topic`: dead letters would be read again as events, without end"
     ),
     validation = Rule::new(
-        "self.scaling.mode != 'Lag' || self.scaling.minReplicas * 2 <= self.sink.maxConnections"
+        "self.scaling.mode != 'Lag' || self.scaling.minReplicas * (has(self.sink.partitioning) ? 3 : 2) <= self.sink.maxConnections"
     ).message(
-        "`sink.maxConnections` must be at least two for each of `scaling.minReplicas`: every consumer keeps two connections; raise `sink.maxConnections` or lower `scaling.minReplicas`"
+        "`sink.maxConnections` must be at least two (three with `sink.partitioning`) for each of `scaling.minReplicas`: every consumer keeps two connections, and opens a third to look after partitions; raise `sink.maxConnections` or lower `scaling.minReplicas`"
     ),
     validation = Rule::new(
-        "self.scaling.mode == 'Lag' || !has(self.scaling.replicas) || self.scaling.replicas * 2 <= self.sink.maxConnections"
+        "self.scaling.mode == 'Lag' || !has(self.scaling.replicas) || self.scaling.replicas * (has(self.sink.partitioning) ? 3 : 2) <= self.sink.maxConnections"
     ).message(
-        "`sink.maxConnections` must be at least two for each of `scaling.replicas`: every consumer keeps two connections; raise `sink.maxConnections` or lower `scaling.replicas`"
+        "`sink.maxConnections` must be at least two (three with `sink.partitioning`) for each of `scaling.replicas`: every consumer keeps two connections, and opens a third to look after partitions; raise `sink.maxConnections` or lower `scaling.replicas`"
     ),
     validation = Rule::new(
-        "!has(self.scaling.schedules) || self.scaling.schedules.all(s, s.minReplicas * 2 <= self.sink.maxConnections)"
+        "!has(self.scaling.schedules) || self.scaling.schedules.all(s, s.minReplicas * (has(self.sink.partitioning) ? 3 : 2) <= self.sink.maxConnections)"
     ).message(
-        "`sink.maxConnections` must be at least two for each of `minReplicas` of every schedule: every consumer keeps two connections; raise `sink.maxConnections` or lower `minReplicas` in `scaling.schedules`"
+        "`sink.maxConnections` must be at least two (three with `sink.partitioning`) for each of `minReplicas` of every schedule: every consumer keeps two connections, and opens a third to look after partitions; raise `sink.maxConnections` or lower `minReplicas` in `scaling.schedules`"
     )
 )]
 #[serde(rename_all = "camelCase")]

@@ -39,7 +39,7 @@ pub struct Sink {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitioning: Option<Partitioning>,
 
-    /// Most database connections that all consumers of this pipeline may hold together, two for each; scaling stays below it. Default: 40.
+    /// Most database connections that all consumers of this pipeline may hold together, two for each, and a third to look after the partitions of `partitioning`; scaling stays below it. Default: 40.
     #[serde(default = "default_max_connections")]
     #[schemars(range(min = 2, max = 10000))]
     pub max_connections: i32,

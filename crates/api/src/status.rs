@@ -4,6 +4,42 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+/// Every value of `status.scaling.limitedBy`. Texts and not a type, so that a status written by another version stays readable.
+pub const SCALING_LIMITS: [&str; 11] = [
+    "MinReplicas",
+    "Schedule",
+    "MaxReplicas",
+    "Partitions",
+    "Connections",
+    "HotPartition",
+    "Sink",
+    "Stabilization",
+    "Budget",
+    "Converging",
+    "Unknown",
+];
+
+/// Every value of `status.scaling.reasonCode`: those of the autoscaler, and three for numbers that it does not decide.
+pub const SCALING_REASONS: [&str; 17] = [
+    "Steady",
+    "LagAboveTarget",
+    "Surplus",
+    "Drained",
+    "Idle",
+    "Wake",
+    "Bounds",
+    "Waiting",
+    "Converging",
+    "LagUnknown",
+    "Learning",
+    "Stalled",
+    "SinkSaturated",
+    "AtLimit",
+    "Suspended",
+    "SetByUser",
+    "SetByOthers",
+];
+
 /// What the controller reports about a pipeline.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,10 +113,18 @@ pub struct ScalingStatus {
     pub schedule: Option<String>,
     /// What keeps the number from being another one. Absent when nothing does.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = SCALING_LIMITS))]
     pub limited_by: Option<String>,
-    /// Why this number, for people.
+    /// Why this number, for people, with figures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why this number, for machines: one of a few words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = SCALING_REASONS))]
+    pub reason_code: Option<String>,
+    /// Consumers that ran when the operator stopped all of them, for `spec.suspend` or because of a conflict: a dry run goes on with as many. Absent while they run, and when lag decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_replicas: Option<i32>,
     /// When the number was last changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_scale_time: Option<Time>,

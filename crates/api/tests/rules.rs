@@ -49,6 +49,8 @@ fn good_specifications_are_accepted() {
         json!({"spec": {"source": {"properties": {"fetch.max.bytes": "1048576"}}}}),
         json!({"spec": {"scaling": {"minReplicas": 0, "maxReplicas": 12}}}),
         json!({"spec": {"scaling": {"mode": "Fixed", "replicas": 3}}}),
+        json!({"spec": {"sink": {"maxConnections": 6}, "scaling": {"minReplicas": 3}}}),
+        json!({"spec": {"sink": {"maxConnections": 9, "partitioning": {"interval": "Day"}}, "scaling": {"minReplicas": 3}}}),
         json!({"spec": {"scaling": {"mode": "External", "replicas": 1}}}),
         json!({"spec": {"scaling": {"onUnknown": "Floor", "unknownFloorReplicas": 2}}}),
         json!({"spec": {"delivery": {"deduplication": {"mode": "Header", "name": "event-id"}}}}),
@@ -139,7 +141,15 @@ fn bad_specifications_are_refused_with_the_way_out() {
         (json!({"spec": {"delivery": {"deadLetters": {"topic": "a b"}}}}), "`topic` must hold only letters"),
         (
             json!({"spec": {"sink": {"maxConnections": 4}, "scaling": {"minReplicas": 3}}}),
-            "at least two for each of `scaling.minReplicas`",
+            "at least two (three with `sink.partitioning`) for each of `scaling.minReplicas`",
+        ),
+        (
+            json!({"spec": {"sink": {"maxConnections": 6, "partitioning": {"interval": "Day"}}, "scaling": {"minReplicas": 3}}}),
+            "for each of `scaling.minReplicas`",
+        ),
+        (
+            json!({"spec": {"sink": {"maxConnections": 6, "partitioning": {"interval": "Day"}}, "scaling": {"mode": "Fixed", "replicas": 3}}}),
+            "for each of `scaling.replicas`",
         ),
         (
             json!({"spec": {"scaling": {"minReplicas": 3, "maxReplicas": 2}}}),

@@ -1,13 +1,18 @@
 //! What the user wants of scaling, in the autoscaler's words.
 
-use analytics_api::{AnalyticsPipelineSpec, OnUnknown, ScalingMode, StartFrom};
+use analytics_api::{AnalyticsPipelineSpec, OnUnknown, ScalingMode, Sink, StartFrom};
 use autoscaler::Policy;
 use jiff::Timestamp;
 
 use super::schedule;
 
-/// Database connections of one consumer.
-pub(crate) const CONNECTIONS_PER_REPLICA: u32 = 2;
+/// Database connections that one consumer writes with.
+pub(crate) const WRITERS_PER_REPLICA: u32 = 2;
+
+/// Database connections that one consumer may hold: those it writes with, and each minute one that looks after partitions.
+pub(crate) const fn connections_per_replica(sink: &Sink) -> u32 {
+    if sink.partitioning.is_some() { WRITERS_PER_REPLICA + 1 } else { WRITERS_PER_REPLICA }
+}
 
 /// The policy of a pipeline at this moment. With the modes Fixed and External the user's number is both floor and ceiling, so that the
 /// autoscaler still measures and explains, but never decides.
@@ -33,7 +38,7 @@ pub(crate) fn policy(spec: &AnalyticsPipelineSpec, now: Timestamp) -> Policy {
             (OnUnknown::Floor, None) | (OnUnknown::Hold, _) => autoscaler::OnUnknown::Hold,
         },
         max_connections: Some(count(spec.sink.max_connections)),
-        connections_per_replica: CONNECTIONS_PER_REPLICA,
+        connections_per_replica: connections_per_replica(&spec.sink),
         schedule_floor: floor.as_ref().map(|floor| floor.replicas),
         schedule_name: floor.map(|floor| floor.name),
         ..Policy::default()
@@ -92,6 +97,15 @@ mod tests {
             let spec = format!(r#"{{"scaling": {{"mode": "{mode}", "replicas": 3, "minReplicas": 0}}}}"#);
             let policy = at("2026-01-14T12:00:00Z", &spec);
             assert_eq!((policy.min_replicas, policy.max_replicas), (3, Some(3)), "{mode}");
+        }
+    }
+
+    /// One more than the database allows is a consumer that cannot start.
+    #[test]
+    fn the_connection_that_looks_after_partitions_counts() {
+        let table = [("{}", 2), (r#"{"sink": {"partitioning": {"interval": "Day"}}}"#, 3)];
+        for (spec, expected) in table {
+            assert_eq!(at("2026-01-14T12:00:00Z", spec).connections_per_replica, expected, "{spec}");
         }
     }
 

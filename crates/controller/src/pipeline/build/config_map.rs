@@ -14,7 +14,7 @@ use super::container::{
     KAFKA_KEY_FILE,
 };
 use super::metadata::{self, Component};
-use crate::pipeline::policy::CONNECTIONS_PER_REPLICA;
+use crate::pipeline::policy::WRITERS_PER_REPLICA;
 use crate::pipeline::validate::ValidatedPipeline;
 
 pub(super) fn build(pipeline: &ValidatedPipeline) -> ConfigMap {
@@ -66,7 +66,7 @@ fn sink(pipeline: &ValidatedPipeline) -> Settings {
     let (sink, delivery) = (&pipeline.spec.sink, &pipeline.spec.delivery);
     let mut settings = vec![
         ("DATABASE_TABLE", sink.table.clone()),
-        ("DATABASE_CONNECTIONS", CONNECTIONS_PER_REPLICA.to_string()),
+        ("DATABASE_CONNECTIONS", WRITERS_PER_REPLICA.to_string()),
         // The migration Job does the work; consumers only make sure that it was done.
         ("DATABASE_MIGRATIONS", "check".to_owned()),
         ("DEDUPLICATION_MODE", deduplication(delivery.deduplication.mode).to_owned()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use analytics_api::labels;
+use analytics_api::{Sink, labels};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapEnvSource, Container, ContainerPort, EnvFromSource, HTTPGetAction, PodSpec,
@@ -15,7 +15,7 @@ use super::METRICS_PORT;
 use super::container;
 use super::metadata::{self, Component};
 use crate::pipeline::hash::Hasher;
-use crate::pipeline::policy::CONNECTIONS_PER_REPLICA;
+use crate::pipeline::policy::connections_per_replica;
 use crate::pipeline::validate::ValidatedPipeline;
 
 /// What a consumer may take beyond its own limit for stopping, before it is killed.
@@ -28,7 +28,7 @@ pub(super) fn build(pipeline: &ValidatedPipeline, config_map: &ConfigMap, replic
             replicas: Some(replicas),
             revision_history_limit: Some(3),
             selector: metadata::consumers(&pipeline.name),
-            strategy: Some(strategy(replicas, pipeline.spec.sink.max_connections)),
+            strategy: Some(strategy(replicas, &pipeline.spec.sink)),
             template: template(pipeline, config_map),
             ..DeploymentSpec::default()
         }),
@@ -39,9 +39,9 @@ pub(super) fn build(pipeline: &ValidatedPipeline, config_map: &ConfigMap, replic
 // One at a time, so that each step moves one consumer's partitions. The new one comes before the old one goes, so that there are
 // never fewer than are needed, and so that a version that does not start replaces nobody. Only where the budget of connections
 // has no room for one more does the old one go first.
-fn strategy(replicas: i32, max_connections: i32) -> DeploymentStrategy {
-    let needed = (i64::from(replicas) + 1) * i64::from(CONNECTIONS_PER_REPLICA);
-    let room = needed <= i64::from(max_connections);
+fn strategy(replicas: i32, sink: &Sink) -> DeploymentStrategy {
+    let needed = (i64::from(replicas) + 1) * i64::from(connections_per_replica(sink));
+    let room = needed <= i64::from(sink.max_connections);
     let (surge, unavailable) = if room { (1, 0) } else { (0, 1) };
     DeploymentStrategy {
         type_: Some("RollingUpdate".to_owned()),
@@ -167,13 +167,16 @@ fn some_if_any(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::fixtures;
 
     #[test]
     fn consumers_are_replaced_one_at_a_time_without_a_gap_where_connections_allow_it() {
         for (replicas, connections, surge, unavailable) in
             [(1, 40, 1, 0), (19, 40, 1, 0), (20, 40, 0, 1), (1, 2, 0, 1), (1, 4, 1, 0), (0, 2, 1, 0)]
         {
-            let update = strategy(replicas, connections).rolling_update.unwrap();
+            let mut sink = fixtures::pipeline("{}").spec.sink;
+            sink.max_connections = connections;
+            let update = strategy(replicas, &sink).rolling_update.unwrap();
             let found = (update.max_surge, update.max_unavailable);
             let expected = (Some(IntOrString::Int(surge)), Some(IntOrString::Int(unavailable)));
             assert_eq!(found, expected, "{replicas} replicas, {connections} connections");
