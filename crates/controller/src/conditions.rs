@@ -12,6 +12,8 @@ pub const MIGRATED: &str = "Migrated";
 pub const LAG_AVAILABLE: &str = "LagAvailable";
 /// The load calls for another number of consumers than bounds allow.
 pub const SCALING_LIMITED: &str = "ScalingLimited";
+/// Somebody else sets the replicas of the Deployment again and again, and is given way to.
+pub const SCALING_CONFLICT: &str = "ScalingConflict";
 /// The pipeline was stopped by its user.
 pub const SUSPENDED: &str = "Suspended";
 /// Commits stand still although consumers are alive.
@@ -22,12 +24,13 @@ pub const HOT_PARTITION: &str = "HotPartition";
 pub const SINK_SATURATED: &str = "SinkSaturated";
 
 /// Every condition that a pipeline has, in the order in which they are shown.
-pub const ALL: [&str; 9] = [
+pub const ALL: [&str; 10] = [
     READY,
     RECONCILED,
     MIGRATED,
     LAG_AVAILABLE,
     SCALING_LIMITED,
+    SCALING_CONFLICT,
     SUSPENDED,
     STALLED,
     HOT_PARTITION,
@@ -70,6 +73,10 @@ pub mod reasons {
     pub const FOREIGN_OBJECT: &str = "ForeignObject";
     /// The API server refused or could not be reached.
     pub const API_ERROR: &str = "ApiError";
+    /// A mistake in the operator itself.
+    pub const INTERNAL_ERROR: &str = "InternalError";
+    /// It took too long.
+    pub const TIMED_OUT: &str = "TimedOut";
     /// The migration has run to its end.
     pub const MIGRATION_SUCCEEDED: &str = "MigrationSucceeded";
     /// The migration runs.
@@ -78,6 +85,10 @@ pub mod reasons {
     pub const MIGRATION_FAILED: &str = "MigrationFailed";
     /// The lag was read.
     pub const LAG_READ: &str = "LagRead";
+    /// The lag of some partitions could not be read.
+    pub const PARTITIONS_UNKNOWN: &str = "PartitionsUnknown";
+    /// Somebody else sets the number of consumers, on the Deployment.
+    pub const SCALED_BY_OTHERS: &str = "ScaledByOthers";
     /// More consumers would be needed than bounds allow.
     pub const WITHIN_LIMITS: &str = "WithinLimits";
     /// `maxReplicas` (or the connection budget) is reached.

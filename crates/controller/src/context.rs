@@ -16,7 +16,7 @@ use crate::decisions::Decisions;
 use crate::index::Index;
 use crate::kafka::{Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
-use crate::pipeline::{Applied, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
+use crate::pipeline::{Applied, Course, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
 use crate::secrets::Secrets;
 use crate::watches::Stores;
 
@@ -78,6 +78,8 @@ pub(crate) struct Memory {
     pub(crate) reading: Option<(Instant, Result<Reading, LagError>)>,
     /// The last decision.
     pub(crate) decision: Option<autoscaler::Decision>,
+    /// What else is remembered about the number of consumers.
+    pub(crate) course: Course,
     /// The last sample of each consumer's counters, by pod.
     pub(crate) samples: HashMap<String, Sample>,
     /// The generation whose rules were checked, and what is wrong with it.

@@ -1,5 +1,7 @@
 //! What can go wrong in a reconcile and is no fault of the specification.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 /// What can go wrong in a reconcile and is no fault of the specification; all of it is tried again.
@@ -67,6 +69,18 @@ pub(crate) enum Error {
         /// What the API server answered.
         source: Box<kube::Error>,
     },
+    /// Something did not answer.
+    #[error("not everything has answered within {} s", limit.as_secs())]
+    TimedOut {
+        /// Time that it had.
+        limit: Duration,
+    },
+    /// A mistake in the operator.
+    #[error("a mistake in the operator (please report it): {message}")]
+    Panicked {
+        /// The words of the panic.
+        message: String,
+    },
 }
 
 impl Error {
@@ -84,6 +98,8 @@ impl Error {
             Self::Foreign { .. } => "foreign_object",
             Self::Leftover { .. } => "leftover",
             Self::Status { .. } => "status",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Panicked { .. } => "panicked",
         }
     }
 }

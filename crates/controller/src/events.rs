@@ -10,9 +10,10 @@ use crate::conditions;
 const TELLING_WHEN_FALSE: [&str; 4] =
     [conditions::READY, conditions::RECONCILED, conditions::MIGRATED, conditions::LAG_AVAILABLE];
 /// Conditions whose turning True is worth an Event.
-const TELLING_WHEN_TRUE: [&str; 5] = [
+const TELLING_WHEN_TRUE: [&str; 6] = [
     conditions::SUSPENDED,
     conditions::SCALING_LIMITED,
+    conditions::SCALING_CONFLICT,
     conditions::STALLED,
     conditions::HOT_PARTITION,
     conditions::SINK_SATURATED,

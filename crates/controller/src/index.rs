@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::{Lookup, Store};
 
@@ -36,6 +37,7 @@ where
     changes: Changes,
     key: fn(&K) -> Option<Key>,
     by_key: Mutex<ByKey<K>>,
+    made: Instant,
 }
 
 /// How many changes it knows of, and the objects.
@@ -49,7 +51,18 @@ where
     /// An index of what is in `store`. `changes` has to be told of each change after the store has it; objects without a key
     /// are left out.
     pub(crate) fn new(store: Store<K>, changes: Changes, key: fn(&K) -> Option<Key>) -> Self {
-        Self { store, changes, key, by_key: Mutex::default() }
+        Self { store, changes, key, by_key: Mutex::default(), made: Instant::now() }
+    }
+
+    /// Waits until the watch has listed what there is. False if the watch has ended.
+    pub(crate) async fn ready(&self) -> bool {
+        self.store.wait_until_ready().await.is_ok()
+    }
+
+    /// The same, but no longer than for so long since this was made. True if everything is there.
+    pub(crate) async fn ready_within(&self, limit: Duration) -> bool {
+        let left = limit.saturating_sub(self.made.elapsed());
+        tokio::time::timeout(left, self.ready()).await.unwrap_or(false)
     }
 
     /// All objects, those without a key too.
@@ -92,6 +105,22 @@ mod tests {
 
     fn key(pod: &Pod) -> Option<Key> {
         Some((pod.metadata.namespace.clone()?, pod.labels().get("of")?.clone()))
+    }
+
+    /// What was not listed yet may be there; but a namespace that may not be read must not hold up the others for ever.
+    #[tokio::test]
+    async fn it_is_ready_when_everything_was_listed_or_given_up_after_a_while() {
+        let (store, mut writer) = reflector::store();
+        let index = Index::new(store, Changes::default(), key);
+        assert!(!index.ready_within(Duration::from_millis(50)).await);
+        let early = tokio::time::timeout(Duration::from_millis(50), index.ready()).await;
+        assert!(early.is_err(), "{early:?}");
+        for event in
+            [watcher::Event::Init, watcher::Event::InitApply(pod("a", None)), watcher::Event::InitDone]
+        {
+            writer.apply_watcher_event(&event);
+        }
+        assert!(index.ready().await && index.ready_within(Duration::ZERO).await);
     }
 
     /// An index that lags behind its store would let two pipelines with one group run side by side.

@@ -2,9 +2,13 @@
 
 mod apply;
 mod build;
+mod contest;
 mod dereference;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod fixtures;
+mod guard;
 mod hash;
 mod migrate;
 mod monitoring;
@@ -16,13 +20,15 @@ mod scale;
 mod schedule;
 mod scrape;
 mod status;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod verdict;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use analytics_api::{AnalyticsPipeline, labels};
+use analytics_api::{AnalyticsPipeline, AnalyticsPipelineStatus, labels};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use tracing::Instrument;
@@ -38,9 +44,17 @@ pub(crate) use observe::Fleet;
 pub(crate) use prepared::{Essence, Prepared, Settled};
 use rest::LONGEST_PAUSE;
 pub(crate) use rest::{Rest, wakes};
-pub(crate) use scrape::Sample;
+pub(crate) use scale::Course;
+pub(crate) use scrape::{Sample, client as http_client};
 use status::{Report, Written};
 use validate::{Refusal, ValidatedPipeline};
+
+/// Longest wait for the watches to have listed what there is.
+const READY_WAIT: Duration = Duration::from_secs(10);
+/// So long after the start it is still worth waiting for pipelines of other namespaces.
+const OTHERS_WAIT: Duration = Duration::from_secs(30);
+/// Pause before they are waited for again.
+const READY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Brings one pipeline to what is described. What goes wrong becomes a condition; an error is only what could not even be said.
 pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> Result<Action, Error> {
@@ -59,12 +73,21 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
             return Ok(Action::await_change());
         }
     };
+    let name = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    if !is_ready(&name.0, &context).await {
+        tracing::warn!(
+            pipeline = name.1,
+            namespace = name.0,
+            "Not every watch has listed what there is; nothing is concluded before"
+        );
+        return Ok(Action::requeue(READY_AGAIN));
+    }
     let started = Instant::now();
     let uid = pipeline.uid().unwrap_or_default();
     let mut memory = context.memories.take(&uid);
-    memory.name = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+    memory.name = name;
     let span = trace::reconcile(&memory.name.0, &memory.name.1, pipeline.metadata.generation);
-    let outcome = run(pipeline, &context, &mut memory).instrument(span.clone()).await;
+    let outcome = guard::whole(run(pipeline, &context, &mut memory)).instrument(span.clone()).await;
     trace::reconciled(&span, &outcome);
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
@@ -77,6 +100,22 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
         tracing::warn!(pipeline = pipeline.name_any(), namespace = pipeline.namespace(), %error, "Reconciling failed; trying again");
     }
     Ok(Action::requeue(pause))
+}
+
+// A Deployment that the watch has not delivered yet would look like none, and a pipeline with many consumers like a new one.
+async fn is_ready(namespace: &str, context: &Context) -> bool {
+    let all = async {
+        for pipelines in &context.pipelines {
+            // Those of other namespaces, which are only looked at for conflicts, and which it may be forbidden to list.
+            pipelines.ready_within(OTHERS_WAIT).await;
+        }
+        match context.stores.get(namespace) {
+            Some(stores) => stores.ready().await,
+            None => true,
+        }
+    };
+    // Not for ever: a controller that stops waits for its reconciles.
+    tokio::time::timeout(READY_WAIT, all).await.unwrap_or(false)
 }
 
 /// What to do with an error of [`reconcile`] itself; it has none that it does not handle.
@@ -92,7 +131,8 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
         ..Report::default()
     };
     report.desired = report.fleet.spec;
-    let outcome = bring_about(pipeline, context, memory, &mut report).await;
+    let outcome = guard::work(bring_about(pipeline, context, memory, &mut report)).await;
+    (report.changed, report.stopped) = (memory.course.changed, memory.course.stopped);
     let interval = context.settings.poll_interval();
     memory.rest = Rest::Awake;
     let (essence, failure) = match outcome {
@@ -143,13 +183,16 @@ async fn bring_about(
     // Reads referenced Secrets.
     let references = dereference::run(pipeline, &context.secrets, &mut memory.secrets).await?;
     // Pure.
-    let prepared = match prepared(pipeline, references, context, memory) {
+    let rivals = context.rivals(pipeline);
+    let others: Vec<_> = rivals.iter().filter_map(|other| other.0.as_ref().ok()).collect();
+    let prepared = match prepared(pipeline, references, &others, context, memory) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             return refuse(pipeline, &refusal, context, memory, report).await.map(|()| Outcome::Refused);
         }
     };
     let Prepared { valid, job, .. } = prepared.as_ref();
+    look_for_others(valid, &report.fleet, context, memory).await;
     // Reads Kafka and the consumers' metrics.
     let seen = observe::run(valid, &report.fleet, context, memory).await;
     // Pure.
@@ -174,20 +217,50 @@ async fn bring_about(
         return Ok(Outcome::Told);
     }
     report.verdicts.extend(verdict::running(valid, &report.fleet, &seen.reading, &scale, &migration, job));
+    let deployment = labels::consumer_name(&valid.name);
+    report.verdicts.push(verdict::contest(&scale, &memory.course.contest, &deployment));
     report.desired = scale.replicas;
+    report.truce = scale.truce;
     report.partitions =
         seen.reading.as_ref().ok().and_then(|reading| i32::try_from(reading.partition_count).ok());
     report.decision = scale.decision;
     report.schedule = scale.schedule;
-    report.scaled = extent == Extent::All && report.fleet.exists && report.fleet.spec != scale.replicas;
+    let seen_version = apply::seen_version(valid, context);
+    let scales = extent == Extent::All
+        && report.fleet.exists
+        && report.fleet.spec != scale.replicas
+        && !memory.course.contest.is_on_its_way(scale.replicas, seen_version);
     // Writes.
     if settled.is_none() {
         let objects = build::run(valid, scale.replicas);
         report.put_right = Box::pin(apply::run(valid, objects, extent, context, memory)).await?;
+        if extent == Extent::All {
+            let version = apply::applied_version(valid, memory);
+            memory.course.contest.set(scale.replicas, version);
+        }
+    }
+    // Not before: what was refused has changed nothing.
+    if scales {
+        report.scaled = true;
+        memory.course.changed = Some(jiff::Timestamp::now());
     }
     memory.settled = Some(Settled::new(&prepared, scale.replicas, extent));
     Box::pin(monitoring::run(pipeline, context, memory)).await;
     Ok(Outcome::Done(Box::new(essence)))
+}
+
+// Somebody else who sets the number of consumers.
+async fn look_for_others(
+    pipeline: &ValidatedPipeline,
+    fleet: &Fleet,
+    context: &Context,
+    memory: &mut Memory,
+) {
+    let version = apply::seen_version(pipeline, context);
+    if memory.course.contest.look(fleet.spec, version, Instant::now()) {
+        let who = apply::who_scales(pipeline, context).await;
+        memory.course.contest.name(who);
+    }
 }
 
 fn essence(
@@ -222,6 +295,7 @@ fn drained(context: &Context, memory: &mut Memory) {
 fn prepared(
     pipeline: &AnalyticsPipeline,
     references: dereference::References,
+    others: &[&AnalyticsPipeline],
     context: &Context,
     memory: &mut Memory,
 ) -> Result<Arc<Prepared>, Refusal> {
@@ -232,13 +306,12 @@ fn prepared(
     if let Some(broken) = broken {
         return Err(Refusal::invalid(broken.clone()));
     }
-    let rivals = context.rivals(pipeline);
     let known = memory.prepared.as_ref().filter(|known| known.is_of(generation, &references));
-    if let Some(known) = known.filter(|_| rivals.is_empty()) {
+    if let Some(known) = known {
+        validate::conflicts(pipeline, others)?;
         return Ok(Arc::clone(known));
     }
-    let others: Vec<_> = rivals.iter().filter_map(|other| other.0.as_ref().ok()).collect();
-    let valid = validate::run(pipeline, &references, &others, context.settings.consumer_image.as_deref())?;
+    let valid = validate::run(pipeline, &references, others, context.settings.consumer_image.as_deref())?;
     let prepared = Arc::new(Prepared::new(generation, references, valid));
     memory.prepared = Some(Arc::clone(&prepared));
     Ok(prepared)
@@ -253,11 +326,16 @@ async fn refuse(
     report: &mut Report,
 ) -> Result<(), Error> {
     report.verdicts.extend(verdict::refused(refusal, &report.fleet));
-    if (refusal.stop || pipeline.spec.suspend) && report.fleet.spec > 0 {
+    let stops = refusal.stop || pipeline.spec.suspend;
+    if stops {
+        memory.course.stopped = scale::stopped(memory.course.stopped, &report.fleet, stops, false);
+    }
+    if stops && report.fleet.spec > 0 {
         let name = labels::consumer_name(&pipeline.name_any());
-        apply::set_replicas(&context.client, &pipeline.namespace().unwrap_or_default(), &name, 0).await?;
+        apply::set_replicas(context, &pipeline.namespace().unwrap_or_default(), &name, 0).await?;
         // A write of our own: the next apply must not take it for a stranger's.
         memory.applied.clear();
+        memory.course.contest.set(0, None);
         memory.settled = None;
         report.desired = 0;
     }
@@ -277,7 +355,8 @@ fn migration(pipeline: &ValidatedPipeline, job: &str, context: &Context) -> Migr
     migrate::progress(job.as_deref(), trouble, ended)
 }
 
-// Status first, then what follows from it: Events and metrics.
+// What was done is told whatever becomes of the status; how conditions have changed, once it is written, for else it would be told
+// with each attempt.
 async fn tell(
     pipeline: &AnalyticsPipeline,
     report: &Report,
@@ -285,20 +364,38 @@ async fn tell(
     memory: &mut Memory,
 ) -> Result<Written, Error> {
     let old = pipeline.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let (status, written) = status::write(pipeline, report, context, memory).await?;
-    let mut events = events::between(old, &status.conditions);
-    let Fleet { spec, existing, ready, restarts, rollout, .. } = report.fleet;
+    let status = status::next(pipeline, report, jiff::Timestamp::now());
+    show(pipeline, report, &status, context, memory);
+    publish(pipeline, &done(pipeline, report), context, memory).await;
+    let written = status::write(pipeline, &status, report.decision.as_ref(), context, memory).await?;
+    publish(pipeline, &events::between(old, &status.conditions), context, memory).await;
+    Ok(written)
+}
+
+// Events about what was done.
+fn done(pipeline: &AnalyticsPipeline, report: &Report) -> Vec<kube::runtime::events::Event> {
+    let mut events = Vec::new();
     if report.scaled {
-        context.metrics.scaled(spec, report.desired);
-        let explanation = scale::explanation(&pipeline.spec, report.decision.as_ref());
+        let told = scale::explanation(&pipeline.spec, report.decision.as_ref(), report.truce);
+        let explanation =
+            told.map_or_else(|| "nothing is known of the load yet.".to_owned(), |(_, text)| text);
         let estimates = report.decision.as_ref().map(|decision| &decision.estimates);
-        events.push(events::scaled(spec, report.desired, &explanation, estimates));
+        events.push(events::scaled(report.fleet.spec, report.desired, &explanation, estimates));
     }
     if !report.put_right.is_empty() {
         events.push(events::put_right(&report.put_right));
     }
+    events
+}
+
+async fn publish(
+    pipeline: &AnalyticsPipeline,
+    events: &[kube::runtime::events::Event],
+    context: &Context,
+    memory: &mut Memory,
+) {
     let reference = kube::Resource::object_ref(pipeline, &());
-    for event in &events {
+    for event in events {
         tracing::info!(
             pipeline = memory.name.1,
             namespace = memory.name.0,
@@ -306,27 +403,42 @@ async fn tell(
             note = event.note,
             "Event"
         );
-        if let Err(error) = context.recorder_for(event, memory).publish(event, &reference).await {
+        match context.recorder_for(event, memory).publish(event, &reference).await {
+            Ok(()) => context.metrics.wrote("Event"),
             // An Event is a courtesy; the status has it all.
-            tracing::warn!(%error, "An Event could not be written");
+            Err(error) => tracing::warn!(%error, "An Event could not be written"),
         }
+    }
+}
+
+// As metrics.
+fn show(
+    pipeline: &AnalyticsPipeline,
+    report: &Report,
+    status: &AnalyticsPipelineStatus,
+    context: &Context,
+    memory: &Memory,
+) {
+    let (namespace, name) = (memory.name.0.as_str(), memory.name.1.as_str());
+    let Fleet { spec, existing, ready, restarts, rollout, .. } = report.fleet;
+    if report.scaled {
+        context.metrics.scaled(spec, report.desired);
     }
     // Not from the status, which holds round figures and is not written each time.
     let estimates = report.decision.as_ref().map(|decision| &decision.estimates);
     context.metrics.set_lag(
-        &memory.name.0,
-        &memory.name.1,
+        namespace,
+        name,
         estimates.and_then(|estimates| i64::try_from(estimates.lag_events?).ok()),
         estimates.and_then(|estimates| Some(estimates.lag_seconds?.max(0.0).round() as i64)),
     );
-    context.metrics.set_replicas(&memory.name.0, &memory.name.1, report.desired, existing, ready);
-    context.metrics.set_changes(&memory.name.0, &memory.name.1, restarts, rollout);
+    context.metrics.set_replicas(namespace, name, report.desired, existing, ready);
+    context.metrics.set_changes(namespace, name, restarts, rollout);
     context.metrics.set_told(
-        &memory.name.0,
-        &memory.name.1,
+        namespace,
+        name,
         &status.conditions,
         pipeline.spec.scaling.target_lag_seconds,
         report.decision.as_ref(),
     );
-    Ok(written)
 }

@@ -8,11 +8,12 @@ use analytics_runtime::health::Health;
 use analytics_runtime::{server, shutdown};
 use futures::StreamExt;
 use futures::channel::mpsc;
-use kube::Client;
 use kube::runtime::events::Reporter;
 use kube::runtime::{Controller, controller};
+use kube::{Client, Config};
 use prometheus::Registry;
 use thiserror::Error;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Settings;
@@ -24,6 +25,10 @@ use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::{arrivals, heap, pipeline, watches};
 
+/// An answer of the API server that does not go on for so long does not come.
+const REQUEST_SILENCE: Duration = Duration::from_secs(30);
+/// The same of a watch: longer than the API server lets one last.
+const WATCH_SILENCE: Duration = Duration::from_secs(330);
 /// Free memory is given back with every so many sweeps.
 const GIVE_BACK: u32 = 6;
 
@@ -50,6 +55,44 @@ pub enum RunError {
     /// Another controller leads now, or the Lease could not be renewed in time.
     #[error(transparent)]
     Lease(#[from] lease::Lost),
+    /// A part that has to run as long as the controller does has ended.
+    #[error("the {part} has ended: {reason}; without it the controller would only seem to work")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+}
+
+impl RunError {
+    fn ended<T>(part: &'static str, outcome: &Result<T, JoinError>) -> Self {
+        let reason = outcome.as_ref().err().map_or_else(|| "it returned".to_owned(), JoinError::to_string);
+        Self::Ended { part, reason }
+    }
+}
+
+/// Connections to the API server.
+#[derive(Clone)]
+struct Connections {
+    /// For what is answered at once.
+    requests: Client,
+    /// For watches, which may be silent for minutes.
+    watches: Client,
+}
+
+impl Connections {
+    /// A connection that was dropped on the way without a word must not hold a reconcile, or a watch, for ever: an answer that
+    /// does not go on for so long is an error.
+    fn new(config: &Config, requests: Duration, watches: Duration) -> Result<Self, kube::Error> {
+        let client = |limit| {
+            let mut limited = config.clone();
+            limited.read_timeout = Some(limit);
+            limited.reset_reader_on_write = true;
+            Client::try_from(limited)
+        };
+        Ok(Self { requests: client(requests)?, watches: client(watches)? })
+    }
 }
 
 /// Runs the controller until it is told to stop. Needs the cryptography provider installed.
@@ -69,9 +112,18 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let decisions = Decisions::default();
     let routes = decisions::routes(decisions.clone());
     let served = server::serve_with(listener, registry, health.clone(), routes, server_stop.clone());
-    let server = tokio::spawn(served);
-    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
-    let outcome = lead(client, settings, Shown { metrics, decisions }, health, &stop).await;
+    let mut server = tokio::spawn(served);
+    let config =
+        Config::infer().await.map_err(|error| RunError::Client(Box::new(kube::Error::InferConfig(error))))?;
+    let connections = Connections::new(&config, REQUEST_SILENCE, WATCH_SILENCE);
+    let connections = connections.map_err(|error| RunError::Client(Box::new(error)))?;
+    let outcome = tokio::select! {
+        outcome = lead(connections, settings, Shown { metrics, decisions }, health, &stop) => outcome,
+        served = &mut server => return Err(match served {
+            Ok(Err(error)) => RunError::Io(error),
+            outcome => RunError::ended("server of health and metrics", &outcome),
+        }),
+    };
     server_stop.cancel();
     if let Ok(served) = server.await {
         served?;
@@ -87,7 +139,7 @@ struct Shown {
 }
 
 async fn lead(
-    client: Client,
+    connections: Connections,
     settings: Settings,
     shown: Shown,
     health: Health,
@@ -96,7 +148,7 @@ async fn lead(
     let namespaces = settings.watch_namespaces();
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        () = watches::wait_for_crd(&client, &namespaces, |reason| {
+        () = watches::wait_for_crd(&connections.requests, &namespaces, |reason| {
             tracing::warn!(reason, "Waiting");
             health.set_not_ready(reason);
         }) => {}
@@ -105,18 +157,18 @@ async fn lead(
     let Some(namespace) = settings.lease_namespace.clone() else {
         tracing::warn!("No namespace for the Lease is known (POD_NAMESPACE): leading without election");
         shown.metrics.set_leader(true);
-        work(client, settings, shown, stop.clone()).await?;
-        return Ok(());
+        return work(connections, settings, shown, stop.clone()).await;
     };
     let (identity, metrics) = (identity(&settings), shown.metrics.clone());
-    let mut elector = Elector::new(client.clone(), &namespace, &settings.lease_name, identity, metrics);
+    let mut elector =
+        Elector::new(connections.requests.clone(), &namespace, &settings.lease_name, identity, metrics);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = elector.acquire() => {}
     }
     // Reconciles end before the Lease is given back, so that never two controllers write.
     let work_stop = stop.child_token();
-    let worker = work(client, settings, shown, work_stop.clone());
+    let worker = work(connections, settings, shown, work_stop.clone());
     let outcome = tokio::select! {
         done = worker => done,
         lost = elector.keep() => Err(RunError::Lease(lost)),
@@ -128,7 +180,7 @@ async fn lead(
 }
 
 async fn work(
-    client: Client,
+    connections: Connections,
     settings: Settings,
     shown: Shown,
     stop: CancellationToken,
@@ -137,7 +189,8 @@ async fn work(
     let (mut stores, mut pipelines) = (BTreeMap::new(), Vec::new());
     let (mut changes, mut wake) = (BTreeMap::new(), BTreeMap::new());
     for namespace in settings.watch_namespaces() {
-        let (controller, of_controller, store) = watches::watch(&client, &namespace, settings.concurrency);
+        let (controller, of_controller, store) =
+            watches::watch(&connections.watches, &namespace, settings.concurrency);
         let (sender, changed) = mpsc::unbounded();
         pipelines.push(of_controller);
         stores.insert(namespace.clone(), store);
@@ -149,13 +202,12 @@ async fn work(
     let reporter =
         Reporter { controller: "analytics-controller".to_owned(), instance: Some(identity(&settings)) };
     let context = Arc::new(Context {
-        client: client.clone(),
+        client: connections.requests,
         kafka: Clients::new(settings.kafka_timeout()),
         pipelines,
         stores: ByNamespace::new(stores),
-        secrets: Secrets::new(client.clone(), ByNamespace::new(changes)),
-        // Pods are asked directly and without TLS: no proxy, no authorities.
-        http: reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1).build()?,
+        secrets: Secrets::new(connections.watches, ByNamespace::new(changes)),
+        http: pipeline::http_client()?,
         reporter,
         metrics: shown.metrics,
         decisions: shown.decisions,
@@ -163,15 +215,17 @@ async fn work(
         settings,
         memories: Memories::default(),
     });
-    let sweeper = tokio::spawn(sweep(Arc::clone(&context)));
-    let waker = tokio::spawn(arrivals::watch(Arc::clone(&context), ByNamespace::new(wake)));
-    futures::future::join_all(
-        controllers.into_iter().map(|controller| drive(controller, Arc::clone(&context))),
-    )
-    .await;
+    let mut sweeper = tokio::spawn(sweep(Arc::clone(&context)));
+    let mut waker = tokio::spawn(arrivals::watch(Arc::clone(&context), ByNamespace::new(wake)));
+    let controllers = controllers.into_iter().map(|controller| drive(controller, Arc::clone(&context)));
+    let outcome = tokio::select! {
+        _ = futures::future::join_all(controllers) => Ok(()),
+        outcome = &mut sweeper => Err(RunError::ended("sweeper", &outcome)),
+        outcome = &mut waker => Err(RunError::ended("waker of pipelines that rest", &outcome)),
+    };
     sweeper.abort();
     waker.abort();
-    Ok(())
+    outcome
 }
 
 async fn drive(controller: Controller<Pipeline>, context: Arc<Context>) {
@@ -201,4 +255,41 @@ async fn sweep(context: Arc<Context>) {
 fn identity(settings: &Settings) -> String {
     let host = || std::env::var("HOSTNAME").ok();
     settings.identity.clone().or_else(host).unwrap_or_else(|| format!("process-{}", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::api::Api;
+
+    use super::*;
+
+    /// A network that swallows what is sent, as when a node goes away: its connections stay open and silent.
+    #[tokio::test]
+    async fn a_request_that_nobody_answers_ends() {
+        analytics_runtime::tls::install_crypto_provider();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Config::new(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+        let silent = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                open.push(connection);
+            }
+        });
+        let short = Duration::from_millis(100);
+        let connections = Connections::new(&config, short, short).unwrap();
+        for client in [connections.requests, connections.watches] {
+            let secrets = Api::<Secret>::namespaced(client, "shop");
+            let outcome = tokio::time::timeout(Duration::from_secs(20), secrets.get("db")).await;
+            assert!(outcome.is_ok_and(|answer| answer.is_err()), "it waits for ever, or has an answer");
+        }
+        silent.abort();
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_says_why() {
+        let outcome = tokio::spawn(async { panic!("a mistake") }).await;
+        let told = RunError::ended::<()>("waker", &outcome).to_string();
+        assert!(told.contains("the waker has ended") && told.contains("a mistake"), "{told}");
+    }
 }

@@ -33,6 +33,20 @@ pub(crate) struct Stores {
     pub(crate) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
 }
 
+impl Stores {
+    /// Waits until every watch has listed what there is: before that, what is not seen may well be there. False if a watch has ended.
+    pub(crate) async fn ready(&self) -> bool {
+        self.pods.ready().await
+            && self.deployments.wait_until_ready().await.is_ok()
+            && self.jobs.wait_until_ready().await.is_ok()
+            && self.config_maps.wait_until_ready().await.is_ok()
+            && self.services.wait_until_ready().await.is_ok()
+            && self.service_accounts.wait_until_ready().await.is_ok()
+            && self.budgets.wait_until_ready().await.is_ok()
+            && self.network_policies.wait_until_ready().await.is_ok()
+    }
+}
+
 /// The controller with all its watches, its pipelines by topic and group, and the stores that the other watches fill.
 /// `namespace` empty means all namespaces.
 pub(crate) fn watch(

@@ -97,7 +97,7 @@ fn next(status: &AnalyticsPipelineStatus) -> Option<String> {
 
 /// Conditions in which a person has something to do.
 fn troubles(status: &AnalyticsPipelineStatus) -> Vec<String> {
-    let bad_when_true = ["ScalingLimited", "Stalled", "HotPartition", "SinkSaturated"];
+    let bad_when_true = ["ScalingLimited", "ScalingConflict", "Stalled", "HotPartition", "SinkSaturated"];
     let bad_when_false = ["Ready", "Reconciled", "Migrated", "LagAvailable"];
     let speaks = |type_: &str, status: &str| {
         (status == "True" && bad_when_true.contains(&type_))
@@ -135,7 +135,7 @@ mod tests {
             &json!({
                 "lag": {"events": 90000, "seconds": 45, "partitions": 8},
                 "rates": {"arrivals": 2000, "processed": 1500, "capacityPerReplica": 900},
-                "scaling": {"desired": 4, "needed": 5, "schedule": "day", "limitedBy": "Maximum", "reason": "5 would be needed",
+                "scaling": {"desired": 4, "needed": 5, "schedule": "day", "limitedBy": "MaxReplicas", "reason": "5 would be needed",
                     "lastScaleTime": "2026-01-15T10:30:00Z", "nextEligible": "2026-01-15T10:31:00Z"},
                 "conditions": [
                     {"type": "Ready", "status": "True", "reason": "R", "message": "fine", "lastTransitionTime": "2026-01-15T10:30:00Z"},
@@ -148,7 +148,7 @@ mod tests {
 Seen: 90,000 events wait in 8 partitions, which is 45 s of arrivals; 2,000 per second arrive; 1,500 per second are stored; 900 per second are what one consumer can store.
 Decided: 4 consumers, because: 5 would be needed
 Needed: 5 consumers, whatever the limits.
-Limited by: Maximum.
+Limited by: MaxReplicas.
 The window of the schedule `day` is open.
 The number was last changed at 2026-01-15T10:30:00Z. It can change again at 2026-01-15T10:31:00Z.
 ScalingLimited (AtMaximum): raise maxReplicas

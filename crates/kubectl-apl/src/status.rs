@@ -76,8 +76,10 @@ fn waiting(status: &AnalyticsPipelineStatus) -> Option<String> {
 fn decided(status: &AnalyticsPipelineStatus) -> String {
     let Some(scaling) = &status.scaling else { return "nothing yet".to_owned() };
     let reason = scaling.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    let limited = scaling.limited_by.as_ref().map(|by| format!(" [limited by {by}]")).unwrap_or_default();
-    format!("{} consumers{limited}{reason}", scaling.desired)
+    let limited = scaling.limited_by.as_ref().map(|by| format!("limited by {by}"));
+    let words: Vec<String> = scaling.reason_code.clone().into_iter().chain(limited).collect();
+    let words = if words.is_empty() { String::new() } else { format!(" [{}]", words.join(", ")) };
+    format!("{} consumers{words}{reason}", scaling.desired)
 }
 
 fn conditions(status: &AnalyticsPipelineStatus) -> String {
@@ -171,7 +173,7 @@ mod tests {
                 "lastTransitionTime": "2026-01-15T10:30:00Z"}],
             "lag": {"events": 1200, "seconds": 3, "partitions": 2},
             "rates": {"arrivals": 400},
-            "scaling": {"desired": 2, "limitedBy": "Maximum", "reason": "1,200 events wait"},
+            "scaling": {"desired": 2, "limitedBy": "MaxReplicas", "reasonCode": "AtLimit", "reason": "1,200 events wait"},
         }));
         let consumers = [
             consumer(
@@ -185,7 +187,7 @@ mod tests {
   to      table events, by Secret db
   runs    1 of 2 consumers ready
   waits   1,200 events (3 s of arrivals) in 2 partitions; 400 arrive and ? are stored per second
-  decided 2 consumers [limited by Maximum]: 1,200 events wait
+  decided 2 consumers [AtLimit, limited by MaxReplicas]: 1,200 events wait
 
 Conditions
   TYPE   STATUS  REASON          MESSAGE

@@ -8,19 +8,21 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::build::Objects;
 use super::hash::Hasher;
-use super::migrate;
 use super::validate::ValidatedPipeline;
+use super::{contest, migrate};
 use crate::context::{Context, Memory};
 use crate::error::Error;
 use crate::trace;
 use crate::watches::Stores;
+
+const DEPLOYMENT: &str = "Deployment";
 
 /// Who owns the fields that the controller sets.
 pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
@@ -36,7 +38,7 @@ pub(crate) struct Applied {
 
 /// Tells whether an object's wanted part has changed: its generation, or for kinds without one its resource version.
 /// Both only grow.
-type Version = Option<u64>;
+pub(crate) type Version = Option<u64>;
 
 /// How an object looks beside what was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,25 @@ pub(crate) async fn run(
     Ok(writer.put_right)
 }
 
+/// The version of the consumers' Deployment, as the watch shows it. (no client required)
+pub(crate) fn seen_version(pipeline: &ValidatedPipeline, context: &Context) -> Version {
+    let stores = context.stores.get(&pipeline.namespace)?;
+    stores.version(DEPLOYMENT, &pipeline.namespace, &analytics_api::labels::consumer_name(&pipeline.name))
+}
+
+/// The version that came of the last apply of the consumers' Deployment. (no client required)
+pub(crate) fn applied_version(pipeline: &ValidatedPipeline, memory: &Memory) -> Version {
+    let name = analytics_api::labels::consumer_name(&pipeline.name);
+    memory.applied.get(&(DEPLOYMENT.to_owned(), name))?.version
+}
+
+/// Who, other than the operator, has last set the replicas of the Deployment; `None` if that cannot be told. (client required)
+pub(crate) async fn who_scales(pipeline: &ValidatedPipeline, context: &Context) -> Option<String> {
+    let api = Api::<Deployment>::namespaced(context.client.clone(), &pipeline.namespace);
+    let found = api.get_metadata(&analytics_api::labels::consumer_name(&pipeline.name)).await.ok()?;
+    contest::manager_of_replicas(&found.metadata.managed_fields.unwrap_or_default(), FIELD_MANAGER)
+}
+
 /// Whether everything that was applied is as it was left, by what the watches show. (no client required)
 pub(crate) fn is_untouched(
     pipeline: &ValidatedPipeline,
@@ -149,7 +170,7 @@ impl Stores {
             "Service" => of(&self.services, namespace, name),
             "PodDisruptionBudget" => of(&self.budgets, namespace, name),
             "NetworkPolicy" => of(&self.network_policies, namespace, name),
-            "Deployment" => of(&self.deployments, namespace, name),
+            DEPLOYMENT => of(&self.deployments, namespace, name),
             _ => None,
         }
     }
@@ -157,18 +178,17 @@ impl Stores {
 
 /// Sets the replicas of the Deployment and leaves all else as it is. (client required)
 pub(crate) async fn set_replicas(
-    client: &Client,
+    context: &Context,
     namespace: &str,
     name: &str,
     replicas: i32,
 ) -> Result<(), Error> {
-    let api = Api::<Deployment>::namespaced(client.clone(), namespace);
+    let api = Api::<Deployment>::namespaced(context.client.clone(), namespace);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let kind = "Deployment";
-    let written = trace::write(kind, name, api.patch(name, &parameters, &patch)).await;
-    written.map(|_| ()).map_err(|source| Error::Apply {
-        kind: kind.to_owned(),
+    let written = trace::write(DEPLOYMENT, name, api.patch(name, &parameters, &patch)).await;
+    written.map(|_| context.metrics.wrote(DEPLOYMENT)).map_err(|source| Error::Apply {
+        kind: DEPLOYMENT.to_owned(),
         name: name.to_owned(),
         source: Box::new(source),
     })
@@ -284,7 +304,7 @@ impl Writer<'_> {
         let kind = K::kind(&()).into_owned();
         self.memory.applied.remove(&(kind.clone(), name.clone()));
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
-        delete(&api, &kind, &name).await
+        delete(&api, &kind, &name, self.context).await
     }
 
     async fn delete_jobs_except(&mut self, current: Option<&str>) -> Result<(), Error> {
@@ -293,15 +313,18 @@ impl Writer<'_> {
         let jobs = jobs.iter().map(AsRef::as_ref).filter(|job| job.namespace().as_ref() == Some(namespace));
         let api = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(self.context.client.clone(), namespace);
         for name in migrate::outdated(jobs, current.unwrap_or_default(), &self.pipeline.owner.uid) {
-            delete(&api, "Job", &name).await?;
+            delete(&api, "Job", &name, self.context).await?;
         }
         Ok(())
     }
 }
 
-async fn delete<K: Object>(api: &Api<K>, kind: &str, name: &str) -> Result<(), Error> {
+async fn delete<K: Object>(api: &Api<K>, kind: &str, name: &str, context: &Context) -> Result<(), Error> {
     match trace::write(kind, name, api.delete(name, &DeleteParams::background())).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            context.metrics.wrote(kind);
+            Ok(())
+        }
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(source) => {
             Err(Error::Delete { kind: kind.to_owned(), name: name.to_owned(), source: Box::new(source) })

@@ -3,12 +3,22 @@
 use std::sync::Arc;
 
 use analytics_api::AnalyticsPipeline;
+use clap::Parser;
 use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Client;
+use kube::runtime::events::Reporter;
+use kube::runtime::reflector::{self, Lookup, Store, store::Writer};
+use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 use super::dereference::References;
 use super::validate::{self, ValidatedPipeline};
+use crate::context::{ByNamespace, Context, Memories};
+use crate::index::{Changes, Index};
+use crate::watches::Stores;
 
 /// A pipeline named `clicks` in `shop`, read from JSON as the API server would give it; `spec` is merged over a minimal one.
 pub(crate) fn pipeline(spec: &str) -> AnalyticsPipeline {
@@ -71,4 +81,65 @@ pub(crate) fn valid(spec: &str) -> ValidatedPipeline {
 /// A moment, in seconds since the epoch.
 pub(crate) fn time(second: i64) -> Time {
     Time(jiff::Timestamp::from_second(second).unwrap())
+}
+
+/// Ends of watches: what they have listed counts from the moment at which they are used.
+pub(crate) struct Watches(Vec<Box<dyn FnOnce() + Send>>);
+
+impl Watches {
+    /// Every watch has listed what there is.
+    pub(crate) fn list(self) {
+        self.0.into_iter().for_each(|list| list());
+    }
+
+    fn store<K>(&mut self, objects: Vec<K>) -> Store<K>
+    where
+        K: Lookup<DynamicType = ()> + Clone + Send + Sync + 'static,
+    {
+        let (store, mut writer): (Store<K>, Writer<K>) = reflector::store();
+        self.0.push(Box::new(move || {
+            let objects = objects.into_iter().map(Event::InitApply);
+            for event in std::iter::once(Event::Init).chain(objects).chain([Event::InitDone]) {
+                writer.apply_watcher_event(&event);
+            }
+        }));
+        store
+    }
+}
+
+/// A context for all namespaces, with these objects once the watches have listed them.
+pub(crate) fn context(
+    client: &Client,
+    deployments: Vec<Deployment>,
+    jobs: Vec<Job>,
+) -> (Arc<Context>, Watches) {
+    let mut watches = Watches(Vec::new());
+    let index = |store| Index::new(store, Changes::default(), |_| None);
+    let stores = Stores {
+        pods: Index::new(watches.store(Vec::new()), Changes::default(), |_| None),
+        deployments: watches.store(deployments),
+        jobs: watches.store(jobs),
+        config_maps: watches.store(Vec::new()),
+        services: watches.store(Vec::new()),
+        service_accounts: watches.store(Vec::new()),
+        budgets: watches.store(Vec::new()),
+        network_policies: watches.store(Vec::new()),
+    };
+    let cli = crate::args::Cli::try_parse_from(["analytics-controller", "--consumer-image", "image:1"]);
+    let everywhere = |part| ByNamespace::new(std::iter::once((String::new(), part)).collect());
+    let context = Context {
+        client: client.clone(),
+        settings: cli.unwrap().settings,
+        pipelines: vec![index(watches.store(Vec::new()))],
+        stores: everywhere(stores),
+        secrets: crate::secrets::Secrets::new(client.clone(), ByNamespace::new(Default::default())),
+        kafka: crate::kafka::Clients::new(std::time::Duration::from_millis(300)),
+        http: super::http_client().unwrap(),
+        reporter: Reporter { controller: "test".into(), instance: None },
+        metrics: crate::metrics::Metrics::register(&prometheus::Registry::new()).unwrap(),
+        monitoring: super::Kinds::default(),
+        memories: Memories::default(),
+        decisions: crate::decisions::Decisions::default(),
+    };
+    (Arc::new(context), watches)
 }

@@ -69,7 +69,7 @@ pub(super) fn spread(interval: Duration, failures: u32, uid: &str) -> Duration {
 pub(crate) fn wakes(memory: &mut Memory, context: &Context) -> bool {
     let (Some(quiet), false) = (&memory.quiet, memory.rest == Rest::Awake) else { return false };
     let arrivals = context.kafka.arrivals(quiet);
-    let decide = |memory: &mut Memory| decide(memory, context);
+    let decide = |memory: &mut Memory| unless_it_panics(|| decide(memory, context));
     let wakes = is_woken(memory, arrivals, Instant::now(), context.settings.poll_interval(), decide);
     if wakes {
         memory.rest = Rest::Awake;
@@ -96,6 +96,11 @@ fn is_woken(
         }
         _ => false,
     }
+}
+
+// One pipeline's trouble must not end what wakes all of them; its reconcile will meet the same, and tell.
+fn unless_it_panics(decide: impl FnOnce() -> bool) -> bool {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(decide)).unwrap_or(false)
 }
 
 // Decides as a reconcile would, and says whether it comes to the same as what is told.
@@ -200,6 +205,14 @@ mod tests {
                 assert_eq!(memory.rest, Rest::Deep(now + pause(INTERVAL)), "{case}");
             }
         }
+    }
+
+    #[test]
+    fn a_decision_that_panics_wakes_its_pipeline_only() {
+        let now = Instant::now();
+        let mut memory = Memory { rest: Rest::Deep(now), ..memory(Fleet::default(), 0, Migration::Done) };
+        let decide = |_: &mut Memory| unless_it_panics(|| panic!("a mistake"));
+        assert!(is_woken(&mut memory, Arrivals::None, now, INTERVAL, decide));
     }
 
     #[test]

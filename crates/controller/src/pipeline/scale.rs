@@ -1,17 +1,35 @@
 //! From what was seen to a number of consumers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec, RatesStatus};
 use autoscaler::{Condition, Decision, Limit, Reason, State};
 use jiff::Timestamp;
 
+use super::contest::Contest;
 use super::observe::{Fleet, Seen};
 use super::policy::{fixed_replicas, policy};
 use super::status;
 use super::validate::ValidatedPipeline;
+use crate::conditions::{SUSPENDED, reasons};
 use crate::context::Memory;
 use crate::decisions::Decisions;
+
+/// What is remembered about the number of consumers, besides what the autoscaler remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// Whether the status was asked what it knows of all this.
+    recalled: bool,
+    /// Consumers that ran when the operator stopped all of them.
+    pub(crate) stopped: Option<i32>,
+    /// When the number was last changed by the operator.
+    pub(crate) changed: Option<Timestamp>,
+    /// Who else sets the number.
+    pub(crate) contest: Contest,
+    /// Whether it was said that the autoscaler's memory is too long for the status.
+    pub(crate) cut: bool,
+}
 
 /// How many consumers the Deployment shall ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +40,8 @@ pub(crate) struct Scale {
     pub(crate) decision: Option<Decision>,
     /// Name of the schedule whose window is open.
     pub(crate) schedule: Option<String>,
+    /// Somebody else sets the number, and is given way to.
+    pub(crate) truce: bool,
 }
 
 /// What status, Events and metrics show of it, as far as it can change while nothing waits and nothing arrives.
@@ -29,6 +49,7 @@ pub(crate) struct Scale {
 pub(crate) struct Shown {
     replicas: i32,
     schedule: Option<String>,
+    truce: bool,
     /// What was decided.
     decided: Option<(u32, u32, Limit, Reason)>,
     rates: Option<RatesStatus>,
@@ -42,6 +63,7 @@ impl Shown {
         Self {
             replicas: scale.replicas,
             schedule: scale.schedule.clone(),
+            truce: scale.truce,
             decided: decision
                 .map(|decision| (decision.desired, decision.needed, decision.limited_by, decision.reason)),
             rates: decision.and_then(status::rates),
@@ -70,20 +92,36 @@ pub(crate) fn run(
         memory.decision = Some(decision);
     }
     let decision = memory.decision.clone();
-    let replicas = replicas(pipeline, fleet, decision.as_ref());
-    Scale { replicas, decision, schedule: policy.schedule_name }
+    let spec = &pipeline.spec;
+    let course = &mut memory.course;
+    // Who stops a pipeline wants it stopped, whatever others set.
+    let truce = !spec.suspend && fleet.exists && course.contest.holds(Instant::now());
+    let replicas = if truce { fleet.spec } else { replicas(spec, fleet, decision.as_ref(), course.stopped) };
+    let decided = fixed_replicas(spec).is_some() || (seen.observation.is_some() && !spec.scaling.dry_run);
+    course.stopped = stopped(course.stopped, fleet, spec.suspend, decided && !truce);
+    Scale { replicas, decision, schedule: policy.schedule_name, truce }
 }
 
 fn timestamp(seconds: f64) -> Option<Timestamp> {
     Timestamp::from_second(seconds as i64).ok()
 }
 
-fn replicas(pipeline: &ValidatedPipeline, fleet: &Fleet, decision: Option<&Decision>) -> i32 {
-    let spec = &pipeline.spec;
+fn replicas(
+    spec: &AnalyticsPipelineSpec,
+    fleet: &Fleet,
+    decision: Option<&Decision>,
+    stopped: Option<i32>,
+) -> i32 {
     if spec.suspend {
         return 0;
     }
-    let start = if fleet.exists { fleet.spec } else { spec.scaling.min_replicas };
+    let least = spec.scaling.min_replicas;
+    let start = match stopped {
+        _ if !fleet.exists => least,
+        // That there are none was the operator's own doing, and nobody's wish any more.
+        Some(before) if fleet.spec == 0 => before.max(least),
+        _ => fleet.spec,
+    };
     let wanted = match (fixed_replicas(spec), decision) {
         (Some(fixed), _) => fixed,
         (None, Some(decision)) if !spec.scaling.dry_run => decision.desired,
@@ -92,22 +130,53 @@ fn replicas(pipeline: &ValidatedPipeline, fleet: &Fleet, decision: Option<&Decis
     i32::try_from(wanted).unwrap_or(i32::MAX)
 }
 
-/// Why the number of consumers is what it is, for people.
-pub(crate) fn explanation(spec: &AnalyticsPipelineSpec, decision: Option<&Decision>) -> String {
-    match (spec.suspend, fixed_replicas(spec), decision) {
-        (true, ..) => "the pipeline is suspended.".to_owned(),
-        (false, Some(replicas), _) => format!("`spec.scaling.replicas` is {replicas}."),
-        (false, None, Some(decision)) => decision.explanation.clone(),
-        (false, None, None) => "nothing is known of the load yet.".to_owned(),
+/// How many consumers the operator has stopped, all that there were: noted when it does (`stops`), kept until some run again or
+/// somebody decides how many.
+pub(super) fn stopped(before: Option<i32>, fleet: &Fleet, stops: bool, decided: bool) -> Option<i32> {
+    match (stops, fleet.spec) {
+        (true, running @ 1..) => Some(running),
+        (true, _) => before.or(Some(0)),
+        (false, 1..) => None,
+        (false, _) => before.filter(|_| !decided),
     }
 }
 
-/// What the autoscaler remembered when the status was last written, for a controller that has just begun. Unreadable
-/// memories (of another version) are forgotten.
+/// Why the number of consumers is what it is: a word for machines, one of [`analytics_api::SCALING_REASONS`], and a sentence for people.
+pub(crate) fn explanation(
+    spec: &AnalyticsPipelineSpec,
+    decision: Option<&Decision>,
+    truce: bool,
+) -> Option<(String, String)> {
+    let given = |code: &str, text: String| Some((code.to_owned(), text));
+    match (spec.suspend, fixed_replicas(spec), decision) {
+        (true, ..) => given("Suspended", "the pipeline is suspended.".to_owned()),
+        _ if truce => given(
+            "SetByOthers",
+            "somebody else sets the replicas of the Deployment, see `ScalingConflict`.".to_owned(),
+        ),
+        (false, Some(replicas), _) => given("SetByUser", format!("`spec.scaling.replicas` is {replicas}.")),
+        (false, None, Some(decision)) => Some((decision.reason.to_string(), decision.explanation.clone())),
+        (false, None, None) => None,
+    }
+}
+
+/// What was remembered when the status was last written, for a controller that has just begun. Unreadable memories (of another
+/// version) are forgotten.
 pub(crate) fn recall(pipeline: &AnalyticsPipeline, memory: &mut Memory) {
+    let status = pipeline.status.as_ref();
+    let scaling = status.and_then(|status| status.scaling.as_ref());
     if memory.scaling.is_none() {
-        let text = pipeline.status.as_ref().and_then(|status| status.scaling.as_ref()?.memory.as_deref());
+        let text = scaling.and_then(|scaling| scaling.memory.as_deref());
         memory.scaling = text.and_then(|text| serde_json::from_str::<State>(text).ok()).map(Arc::new);
+    }
+    if !std::mem::replace(&mut memory.course.recalled, true) {
+        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let was_stopped = conditions.iter().any(|condition| {
+            let reason = condition.reason.as_str();
+            condition.type_ == SUSPENDED && [reasons::SUSPENDED, reasons::STOPPING].contains(&reason)
+        });
+        let noted = scaling.and_then(|scaling| scaling.stopped_replicas);
+        memory.course.stopped = noted.or(was_stopped.then_some(0));
     }
 }
 
@@ -170,13 +239,168 @@ mod tests {
 
     #[test]
     fn the_explanation_names_who_decided() {
+        let fixed = r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#;
         let table = [
-            (r#"{"suspend": true}"#, "suspended"),
-            (r#"{"scaling": {"mode": "Fixed", "replicas": 5}}"#, "`spec.scaling.replicas` is 5"),
-            ("{}", "nothing is known"),
+            (r#"{"suspend": true}"#, true, Some(("Suspended", "suspended"))),
+            (fixed, false, Some(("SetByUser", "`spec.scaling.replicas` is 5"))),
+            (fixed, true, Some(("SetByOthers", "somebody else"))),
+            ("{}", false, None),
         ];
-        for (spec, words) in table {
-            assert!(explanation(&fixtures::pipeline(spec).spec, None).contains(words), "{spec}");
+        for (spec, truce, expected) in table {
+            let told = explanation(&fixtures::pipeline(spec).spec, None, truce);
+            assert_eq!(told.is_some(), expected.is_some(), "{spec}");
+            for ((code, text), (expected, words)) in told.iter().zip(expected) {
+                assert!(code == expected && text.contains(words), "{spec}: {code} {text}");
+                assert!(analytics_api::SCALING_REASONS.contains(&code.as_str()), "{code}");
+            }
+        }
+    }
+
+    /// The schema names every value, so that nobody meets another one.
+    #[test]
+    fn limits_and_reasons_are_those_of_the_schema() {
+        let limits = [
+            Limit::MinReplicas,
+            Limit::Schedule,
+            Limit::MaxReplicas,
+            Limit::Partitions,
+            Limit::Connections,
+            Limit::HotPartition,
+            Limit::Sink,
+            Limit::Stabilization,
+            Limit::Budget,
+            Limit::Converging,
+            Limit::Unknown,
+        ];
+        let reasons = [
+            Reason::Steady,
+            Reason::LagAboveTarget,
+            Reason::Surplus,
+            Reason::Drained,
+            Reason::Idle,
+            Reason::Wake,
+            Reason::Bounds,
+            Reason::Waiting,
+            Reason::Converging,
+            Reason::LagUnknown,
+            Reason::Learning,
+            Reason::Stalled,
+            Reason::SinkSaturated,
+            Reason::AtLimit,
+        ];
+        // A new one does not compile until it is listed above and in the schema.
+        for limit in limits {
+            match limit {
+                Limit::None
+                | Limit::MinReplicas
+                | Limit::Schedule
+                | Limit::MaxReplicas
+                | Limit::Partitions
+                | Limit::Connections
+                | Limit::HotPartition
+                | Limit::Sink
+                | Limit::Stabilization
+                | Limit::Budget
+                | Limit::Converging
+                | Limit::Unknown => {}
+            }
+        }
+        for reason in reasons {
+            match reason {
+                Reason::Steady
+                | Reason::LagAboveTarget
+                | Reason::Surplus
+                | Reason::Drained
+                | Reason::Idle
+                | Reason::Wake
+                | Reason::Bounds
+                | Reason::Waiting
+                | Reason::Converging
+                | Reason::LagUnknown
+                | Reason::Learning
+                | Reason::Stalled
+                | Reason::SinkSaturated
+                | Reason::AtLimit => {}
+            }
+        }
+        assert_eq!(limits.map(|limit| limit.to_string()), analytics_api::SCALING_LIMITS);
+        let own = ["Suspended", "SetByUser", "SetByOthers"].map(str::to_owned);
+        let all: Vec<_> = reasons.map(|reason| reason.to_string()).into_iter().chain(own).collect();
+        assert_eq!(all, analytics_api::SCALING_REASONS);
+    }
+
+    /// A dry run changes nothing, so it must begin with what was there before somebody stopped it.
+    #[test]
+    fn a_dry_run_goes_on_after_a_suspension_with_as_many_as_before() {
+        let spec = |more: &str| {
+            fixtures::valid(&format!(r#"{{"scaling": {{"dryRun": true, "minReplicas": 2}}{more}}}"#))
+        };
+        let (suspended, resumed) = (spec(r#", "suspend": true"#), spec(""));
+        let decide = |pipeline: &ValidatedPipeline, running: i32, memory: &mut Memory, time: f64| {
+            run(pipeline, &fleet(running), &seen(0, 0, time), memory, &Decisions::default()).replicas
+        };
+        for (running, expected) in [(3, 3), (1, 2)] {
+            let mut memory = Memory::default();
+            assert_eq!(decide(&suspended, running, &mut memory, 1.0), 0);
+            assert_eq!(decide(&suspended, 0, &mut memory, 11.0), 0);
+            assert_eq!(decide(&resumed, 0, &mut memory, 21.0), expected, "{running} before");
+            assert_eq!(decide(&resumed, 0, &mut memory, 31.0), expected, "until they run");
+            assert_eq!(decide(&resumed, expected, &mut memory, 41.0), expected);
+            assert_eq!(memory.course.stopped, None, "they run again");
+            assert_eq!(decide(&resumed, 0, &mut memory, 51.0), 0, "the zero of somebody else is theirs");
+        }
+    }
+
+    #[test]
+    fn what_a_restarted_controller_finds_in_the_status_says_whose_the_zero_is() {
+        let status = |noted: Option<i32>, reason: &str| analytics_api::AnalyticsPipelineStatus {
+            scaling: Some(analytics_api::ScalingStatus { stopped_replicas: noted, ..Default::default() }),
+            conditions: crate::conditions::follow(
+                &[],
+                &[crate::conditions::Verdict::yes(
+                    SUSPENDED,
+                    if reason == "Suspended" { reasons::SUSPENDED } else { reasons::NOT_SUSPENDED },
+                    "x",
+                )],
+                1,
+                &fixtures::time(1),
+            ),
+            ..Default::default()
+        };
+        let table = [
+            (status(Some(4), "Suspended"), Some(4)),
+            // Written by a version that did not note it.
+            (status(None, "Suspended"), Some(0)),
+            (status(None, "NotSuspended"), None),
+        ];
+        for (status, expected) in table {
+            let mut pipeline = fixtures::pipeline("{}");
+            pipeline.status = Some(status);
+            let mut memory = Memory::default();
+            recall(&pipeline, &mut memory);
+            assert_eq!(memory.course.stopped, expected);
+            memory.course.stopped = None;
+            recall(&pipeline, &mut memory);
+            assert_eq!(memory.course.stopped, None, "asked once only");
+        }
+    }
+
+    #[test]
+    fn a_number_that_somebody_else_insists_on_is_left_alone_unless_nobody_shall_run() {
+        let contested = || {
+            let mut memory = Memory::default();
+            for version in [2, 4, 6] {
+                memory.course.contest.set(1, Some(version - 1));
+                memory.course.contest.look(5, Some(version), Instant::now());
+            }
+            memory
+        };
+        let table =
+            [("{}", 5), (r#"{"scaling": {"mode": "Fixed", "replicas": 2}}"#, 5), (r#"{"suspend": true}"#, 0)];
+        for (spec, expected) in table {
+            let pipeline = fixtures::valid(spec);
+            let scale = run(&pipeline, &fleet(5), &seen(0, 5, 1.0), &mut contested(), &Decisions::default());
+            assert_eq!((scale.replicas, scale.truce), (expected, expected > 0), "{spec}");
         }
     }
 

@@ -7,10 +7,13 @@ use autoscaler::ConsumerObservation;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use thiserror::Error;
 
 use super::build::METRICS_PORT;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest answer that is read: a consumer of thousands of partitions has a tenth of it.
+const MOST_BYTES: usize = 1 << 20;
 /// Pods asked at the same time, for one pipeline.
 const AT_ONCE: usize = 8;
 
@@ -26,6 +29,26 @@ struct Counters {
     busy_seconds: Option<f64>,
     processed: f64,
     partitions: Vec<i32>,
+}
+
+/// Why a consumer's metrics were not read.
+#[derive(Debug, Error)]
+enum Trouble {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error("the answer has the status {0}")]
+    Status(reqwest::StatusCode),
+    #[error("the answer is longer than {MOST_BYTES} bytes")]
+    TooLong,
+}
+
+/// The client for it. Pods are asked directly and without TLS: no proxy, no authorities, and nowhere else if they say so.
+///
+/// # Errors
+/// When the client cannot be made.
+pub(crate) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).pool_max_idle_per_host(1);
+    client.redirect(reqwest::redirect::Policy::none()).build()
 }
 
 /// Asks each pod; `samples` holds the counters of the last time and is replaced. (talks to pods)
@@ -65,8 +88,7 @@ fn address(pod: &Pod) -> Option<(String, String)> {
 }
 
 async fn read(http: &reqwest::Client, url: &str) -> Option<Sample> {
-    let request = async { http.get(url).send().await?.error_for_status()?.text().await };
-    match tokio::time::timeout(TIMEOUT, request).await {
+    match tokio::time::timeout(TIMEOUT, get(http, url)).await {
         Ok(Ok(text)) => Some(Sample { at: Instant::now(), counters: parse(&text) }),
         Ok(Err(error)) => {
             tracing::debug!(url, %error, "A consumer's metrics could not be read");
@@ -77,6 +99,21 @@ async fn read(http: &reqwest::Client, url: &str) -> Option<Sample> {
             None
         }
     }
+}
+
+async fn get(http: &reqwest::Client, url: &str) -> Result<String, Trouble> {
+    let mut response = http.get(url).send().await?;
+    if !response.status().is_success() {
+        return Err(Trouble::Status(response.status()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MOST_BYTES {
+            return Err(Trouble::TooLong);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 fn observe(name: &str, before: Option<&Sample>, now: &Sample) -> ConsumerObservation {
@@ -121,6 +158,7 @@ fn partition(series: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::fake;
 
     const TEXT: &str = r#"# HELP events_processed_total Events.
 # TYPE events_processed_total counter
@@ -134,6 +172,30 @@ kafka_consumer_lag{topic="clicks",partition="0"} 0
 
     fn sample(at: Instant, busy: f64, processed: f64) -> Sample {
         Sample { at, counters: Counters { busy_seconds: Some(busy), processed, partitions: vec![0] } }
+    }
+
+    /// A pod is whatever somebody runs in it: it may neither fill the controller's memory nor send it elsewhere.
+    #[tokio::test]
+    async fn answers_are_bounded_and_lead_nowhere_else() {
+        let (address, _served) = fake::serve(|_, path, _| match path {
+            "/fine" => (200, "consumer_busy_seconds_total 1".to_owned()),
+            "/long" => (200, "x".repeat(MOST_BYTES + 1)),
+            "/elsewhere" => (302, "/fine".to_owned()),
+            _ => (500, String::new()),
+        })
+        .await;
+        let http = client().unwrap();
+        let table = [
+            ("fine", ""),
+            ("long", "longer than 1048576 bytes"),
+            ("elsewhere", "the status 302"),
+            ("broken", "the status 500"),
+        ];
+        for (path, trouble) in table {
+            let outcome = get(&http, &format!("http://{address}/{path}")).await;
+            let said = outcome.map_or_else(|error| error.to_string(), |_| String::new());
+            assert!(said.contains(trouble) && said.is_empty() == trouble.is_empty(), "{path}: {said}");
+        }
     }
 
     #[test]

@@ -56,9 +56,7 @@ pub(crate) fn run(
 ) -> Result<ValidatedPipeline, Refusal> {
     let owner =
         pipeline.controller_owner_ref(&()).ok_or_else(|| Refusal::invalid("the resource has no uid yet"))?;
-    if let Some(rival) = conflict::earlier_rival(pipeline, others) {
-        return Err(Refusal::conflict(pipeline, rival));
-    }
+    conflicts(pipeline, others)?;
     let image = pipeline.spec.consumer.image.as_deref().or(default_image).ok_or_else(|| {
         Refusal::invalid(
             "no image for the consumers is known: set `spec.consumer.image`, or start the controller with --consumer-image",
@@ -77,6 +75,11 @@ pub(crate) fn run(
         database_port: secrets.database_port,
         kafka: secrets.kafka,
     })
+}
+
+/// Refuses a pipeline whose topic and group belong to an earlier one of `others`. (no client required)
+pub(crate) fn conflicts(pipeline: &AnalyticsPipeline, others: &[&AnalyticsPipeline]) -> Result<(), Refusal> {
+    conflict::earlier_rival(pipeline, others).map_or(Ok(()), |rival| Err(Refusal::conflict(pipeline, rival)))
 }
 
 #[cfg(test)]

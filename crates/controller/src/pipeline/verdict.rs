@@ -2,14 +2,15 @@
 
 use autoscaler::{Condition, Decision, Limit};
 
+use super::contest::Contest;
 use super::migrate::Migration;
 use super::observe::Fleet;
 use super::policy::fixed_replicas;
 use super::scale::Scale;
 use super::validate::{Refusal, ValidatedPipeline};
 use crate::conditions::{
-    HOT_PARTITION, LAG_AVAILABLE, READY, RECONCILED, SCALING_LIMITED, SINK_SATURATED, STALLED, SUSPENDED,
-    Verdict, reasons,
+    HOT_PARTITION, LAG_AVAILABLE, READY, RECONCILED, SCALING_CONFLICT, SCALING_LIMITED, SINK_SATURATED,
+    STALLED, SUSPENDED, Verdict, reasons,
 };
 use crate::error::Error;
 use crate::kafka::{LagError, Reading};
@@ -37,6 +38,8 @@ pub(crate) fn failed(error: &Error) -> Vec<Verdict> {
         | Error::Delete { .. }
         | Error::Leftover { .. }
         | Error::Status { .. } => reasons::API_ERROR,
+        Error::TimedOut { .. } => reasons::TIMED_OUT,
+        Error::Panicked { .. } => reasons::INTERNAL_ERROR,
     };
     let message = format!("{}; it is tried again.", sentence(&error.to_string()));
     match error {
@@ -75,7 +78,7 @@ pub(crate) fn running(
 ) -> Vec<Verdict> {
     let mut verdicts = vec![
         Verdict::yes(RECONCILED, reasons::AS_EXPECTED, "All objects are as they should be."),
-        lag(reading),
+        lag(reading, scale.decision.as_ref()),
     ];
     verdicts.extend(migration.verdict(job));
     verdicts.extend(limits(pipeline, scale.decision.as_ref()));
@@ -83,8 +86,25 @@ pub(crate) fn running(
     verdicts
 }
 
-fn lag(reading: &Result<Reading, LagError>) -> Verdict {
+/// What is to be said of who sets the number of consumers.
+pub(crate) fn contest(scale: &Scale, contest: &Contest, deployment: &str) -> Verdict {
+    if scale.truce {
+        return Verdict::yes(SCALING_CONFLICT, reasons::SCALED_BY_OTHERS, contest.message(deployment));
+    }
+    Verdict::no(SCALING_CONFLICT, reasons::NOT_DETECTED, "There is no sign of it.")
+}
+
+fn lag(reading: &Result<Reading, LagError>, decision: Option<&Decision>) -> Verdict {
+    let unknown = decision.and_then(|decision| {
+        let mut conditions = decision.conditions.iter();
+        conditions.find(|condition| matches!(condition, Condition::LagUnknown { .. }))
+    });
     match reading {
+        Ok(_) if unknown.is_some() => {
+            let words = unknown.map(explain).unwrap_or_default();
+            let message = format!("{words} No consumers are taken away until it is known again.");
+            Verdict::no(LAG_AVAILABLE, reasons::PARTITIONS_UNKNOWN, message)
+        }
         Ok(reading) => Verdict::yes(
             LAG_AVAILABLE,
             reasons::LAG_READ,
@@ -178,11 +198,13 @@ fn scaling_limited(pipeline: &ValidatedPipeline, decision: &Decision) -> Verdict
     });
     match found {
         Some((reason, message)) => Verdict::yes(SCALING_LIMITED, reason, message),
-        None if decision.limited_by == Limit::Connections => Verdict::yes(
-            SCALING_LIMITED,
-            reasons::AT_MAXIMUM,
-            "More consumers are needed than `spec.sink.maxConnections` allows; raise it if the database can take more.",
-        ),
+        None if decision.limited_by == Limit::Connections && decision.needed > decision.desired => {
+            Verdict::yes(
+                SCALING_LIMITED,
+                reasons::AT_MAXIMUM,
+                "More consumers are needed than `spec.sink.maxConnections` allows; raise it if the database can take more.",
+            )
+        }
         None => Verdict::no(
             SCALING_LIMITED,
             reasons::WITHIN_LIMITS,
@@ -193,9 +215,13 @@ fn scaling_limited(pipeline: &ValidatedPipeline, decision: &Decision) -> Verdict
 
 fn explain(condition: &Condition) -> String {
     match condition {
-        Condition::LagUnknown { partitions } => format!("The lag of partitions {partitions:?} is not known."),
+        Condition::LagUnknown { partitions } if partitions.is_empty() => "The lag is not known.".to_owned(),
+        Condition::LagUnknown { partitions } => {
+            format!("The lag of partitions {} is not known.", some_of(partitions))
+        }
         Condition::Stalled { partitions, seconds } => format!(
-            "Partitions {partitions:?} have not moved for {seconds:.0} s although consumers are alive; more consumers would not help. Look at the consumers' logs."
+            "Partitions {} have not moved for {seconds:.0} s although consumers are alive; more consumers would not help. Look at the consumers' logs.",
+            some_of(partitions)
         ),
         Condition::HotPartition { partition, rate, capacity } => format!(
             "Partition {partition} receives {rate:.0} events per second and one consumer handles {capacity:.0}; more consumers cannot share a partition. Spread the keys, or make single consumers faster."
@@ -209,6 +235,15 @@ fn explain(condition: &Condition) -> String {
         Condition::AtPartitionCount { partitions } => format!(
             "More consumers are needed than the {partitions} partitions of the topic can occupy; add partitions to the topic."
         ),
+    }
+}
+
+// Of thousands of partitions nobody reads more than a few.
+fn some_of(partitions: &[i32]) -> String {
+    const MOST: usize = 20;
+    match partitions.len().checked_sub(MOST) {
+        Some(more @ 1..) => format!("{:?} and {more} more", &partitions[..MOST]),
+        _ => format!("{partitions:?}"),
     }
 }
 
@@ -315,6 +350,66 @@ mod tests {
         for (suspend, fleet, truth, reason) in table {
             let verdict = suspended(suspend, &fleet);
             assert_eq!((verdict.truth, verdict.reason), (truth, reason), "{fleet:?}");
+        }
+    }
+
+    fn decision(spec: &str, change: impl FnOnce(&mut Decision)) -> Verdict {
+        let (_, mut decision) =
+            autoscaler::decide(&Default::default(), &Default::default(), &Default::default());
+        change(&mut decision);
+        scaling_limited(&fixtures::valid(spec), &decision)
+    }
+
+    /// One partition that cannot be read is enough for nothing to shrink, so it is told.
+    #[test]
+    fn lag_is_available_only_if_that_of_every_partition_is() {
+        let decision = |partitions: Option<Vec<i32>>| {
+            let (_, decision) =
+                autoscaler::decide(&Default::default(), &Default::default(), &Default::default());
+            let conditions = partitions.map(|partitions| Condition::LagUnknown { partitions });
+            Decision { conditions: conditions.into_iter().collect(), ..decision }
+        };
+        let table = [
+            (Ok(Reading::default()), None, Truth::True, "LagRead", "0 partitions"),
+            (
+                Ok(Reading::default()),
+                Some(vec![3, 7]),
+                Truth::False,
+                "PartitionsUnknown",
+                "partitions [3, 7] is not",
+            ),
+            (
+                Ok(Reading::default()),
+                Some((0..100).collect()),
+                Truth::False,
+                "PartitionsUnknown",
+                "19] and 80 more",
+            ),
+            (
+                Ok(Reading::default()),
+                Some(vec![]),
+                Truth::False,
+                "PartitionsUnknown",
+                "The lag is not known.",
+            ),
+            (Err(missing_topic()), Some(vec![]), Truth::False, "TopicNotFound", "stays as it is"),
+        ];
+        for (reading, partitions, truth, reason, words) in table {
+            let verdict = lag(&reading, Some(&decision(partitions)));
+            assert_eq!((verdict.truth, verdict.reason), (truth, reason), "{verdict:?}");
+            assert!(verdict.message.contains(words), "{verdict:?}");
+        }
+    }
+
+    /// A budget that was lowered takes consumers away; that is no lack of them.
+    #[test]
+    fn a_budget_of_connections_limits_only_what_needs_more() {
+        for (needed, desired, truth) in [(3, 3, Truth::False), (2, 3, Truth::False), (4, 3, Truth::True)] {
+            let verdict = decision("{}", |decision| {
+                (decision.needed, decision.desired) = (needed, desired);
+                (decision.limited_by, decision.conditions) = (Limit::Connections, Vec::new());
+            });
+            assert_eq!(verdict.truth, truth, "{needed} of {desired}");
         }
     }
 
