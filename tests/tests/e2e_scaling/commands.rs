@@ -40,7 +40,8 @@ pub(crate) async fn explain_tells_the_decisions_and_replays_them(
     Ok(())
 }
 
-async fn plugin(place: &Place<'_>, words: &[&str]) -> Result<String> {
+/// What `kubectl apl` says.
+pub(crate) async fn plugin(place: &Place<'_>, words: &[&str]) -> Result<String> {
     let mut command = Command::new(plugin_binary()?);
     command
         .env("KUBECONFIG", place.world.bed.cluster.kubeconfig())

@@ -1,7 +1,10 @@
 //! Load of a known size, and consumers of a known capacity.
 
+use std::time::{Duration, Instant};
+
 use analytics_api::AnalyticsPipeline;
 use anyhow::{Context, Result, ensure};
+use autoscaler::Replayed;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
@@ -12,6 +15,7 @@ use testbed::wait;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::commands;
 use crate::world::Place;
 
 /// Partitions of a topic: enough to tell the right number from "as many as can be".
@@ -106,6 +110,23 @@ pub(crate) async fn status(
 /// Consumers that the Deployment asks for.
 pub(crate) async fn replicas(place: &Place<'_>, name: &str) -> Result<i32> {
     place.deployment(name).await?.spec.and_then(|spec| spec.replicas).context("a Deployment without replicas")
+}
+
+/// Every decision that the leading controller has recorded, the oldest first.
+pub(crate) async fn decisions(place: &Place<'_>, name: &str) -> Result<Vec<Replayed>> {
+    let recording = commands::plugin(place, &["explain", name, "--record"]).await?;
+    Ok(autoscaler::replay(recording.lines())?)
+}
+
+/// Watches for so long that the number of consumers that the Deployment asks for stays as it is.
+pub(crate) async fn stays(place: &Place<'_>, name: &str, count: i32, watched: Duration) -> Result<()> {
+    let since = Instant::now();
+    while since.elapsed() < watched {
+        let now = replicas(place, name).await?;
+        ensure!(now == count, "{now} consumers instead of {count} after {} s", since.elapsed().as_secs());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Ok(())
 }
 
 /// Notes of the Events about changes of the number of consumers, in the order in which they happened.

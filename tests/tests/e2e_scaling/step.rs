@@ -3,16 +3,25 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use autoscaler::Replayed;
 use serde_json::json;
 
 use crate::commands;
-use crate::load::{CAPACITY, Load, PARTITIONS, changes, replicas, slow_down, spec, status};
+use crate::load::{CAPACITY, Load, PARTITIONS, changes, decisions, replicas, slow_down, spec, status};
 use crate::world::Place;
 
-/// What three consumers could just not do: four are right, because three of them cannot share eight partitions evenly.
-const STEP: f64 = 2.6 * CAPACITY;
-/// Fewer could not do it at all.
-const ENOUGH: usize = 3;
+/// More than two consumers can do, and than three of which two have three of eight partitions.
+pub(crate) const STEP: f64 = 2.6 * CAPACITY;
+/// So four are right, two partitions each. Five, six and seven would be no better than four (one has two partitions all the same),
+/// and eight are worth their price only if four could not keep the objective, which leaves them 20 s: pods start in less.
+pub(crate) const RIGHT: usize = 4;
+/// An event that has waited for longer than this shows that a backlog has begun.
+const WAITS_SECONDS: f64 = 2.0;
+/// A dump is told from a step by the second reading, and a third one may be awaited; the first may have come a moment too soon.
+const READINGS: usize = 4;
+/// From the lag's appearance until the consumers that it calls for are ready. A machine on which others work too is not asked for it,
+/// unless it is told how long it may take (`SCALING_READY_SECONDS`).
+const READY_SECONDS: f64 = 15.0;
 
 /// From what little arrives, capacity becomes known; then far more arrives, and one jump leads to what is needed. When the
 /// load ends, consumers go quietly, and explain themselves.
@@ -21,16 +30,15 @@ pub(crate) async fn a_step_of_load_is_met_with_one_jump_and_its_end_quietly(plac
     ensure!(replicas(place, "clicks").await? == 1, "half of what one consumer can do needs no second one");
 
     let load = Load::start(place, 2, STEP - 0.5 * CAPACITY)?;
-    let started = Instant::now();
-    let ready = place.consumers("as many as are needed", |count| count >= ENOUGH).await?;
-    let seconds = started.elapsed().as_secs_f32();
+    place.consumers("as many as are needed", |count| count >= RIGHT).await?;
     drained(place).await?;
     let mut up = changes(place).await?;
     up.retain(|note| note.contains("Growing"));
-    eprintln!("{ready} consumers ready {seconds:.1} s after a step to {STEP} events/s: {up:#?}");
-    ensure!(up.len() <= 3, "one jump, and few more if this machine stumbled: {up:#?}");
     let first = up.first().context("a change of scale is told in an Event")?;
+    ensure!(first.starts_with(&format!("Consumers 1 -> {RIGHT}: ")), "one jump to what is right: {up:#?}");
+    ensure!(up.len() <= 2, "one jump, and one more if this machine stumbled: {up:#?}");
     ensure!(first.contains("Before: ") && first.contains("After (expected): "), "{first}");
+    Reaction::of(&decisions(place, "clicks").await?)?.judge()?;
 
     let rows = load.end().await? + calm.end().await?;
     place.stored(rows).await?;
@@ -41,6 +49,64 @@ pub(crate) async fn a_step_of_load_is_met_with_one_jump_and_its_end_quietly(plac
     ensure!(down.iter().all(|note| note.contains("Shrinking")), "down, and never up again: {down:#?}");
     ensure!(place.rows().await? == rows, "nothing was lost and nothing stored twice");
     commands::explain_tells_the_decisions_and_replays_them(place, "clicks").await
+}
+
+/// How the first growth came about, by the controller's own recording.
+struct Reaction {
+    /// Readings in which events waited, up to the one that was answered.
+    readings: usize,
+    /// Seconds from the first of them to the answer …
+    decided: f64,
+    /// … and until as many consumers as were asked for were seen to be ready.
+    ready: f64,
+}
+
+impl Reaction {
+    fn of(decisions: &[Replayed]) -> Result<Self> {
+        let running = |one: &Replayed| one.observation.replicas.spec > 0;
+        let grows = |one: &Replayed| running(one) && one.decision.desired > one.observation.replicas.spec;
+        let answer = decisions.iter().position(grows).context("no growth is recorded")?;
+        let calm = |one: &Replayed| {
+            one.decision.estimates.lag_seconds.is_some_and(|seconds| seconds <= WAITS_SECONDS)
+        };
+        let before =
+            decisions[..answer].iter().rposition(calm).context("lag was there from the beginning")?;
+        let (appeared, answered) =
+            (decisions[before + 1].observation.time, decisions[answer].observation.time);
+        let wanted = decisions[answer].decision.desired;
+        let ready = decisions[answer..].iter().find(|one| one.observation.replicas.ready >= wanted);
+        let ready = ready.context("the consumers were never seen to be ready")?.observation.time;
+        Ok(Self { readings: answer - before, decided: answered - appeared, ready: ready - appeared })
+    }
+
+    fn judge(&self) -> Result<()> {
+        let Self { readings, decided, ready } = self;
+        let busy = busy();
+        eprintln!(
+            "step to {STEP} events/s: answered with reading {readings} that showed lag, {decided:.1} s after the first; all ready after {ready:.1} s; \
+             for {:.0} % of the last minute something waited for a processor",
+            100.0 * busy
+        );
+        ensure!(*readings <= READINGS, "it took {readings} readings to answer the lag");
+        let limit = match std::env::var("SCALING_READY_SECONDS") {
+            Ok(text) => Some(text.parse::<f64>()?),
+            Err(_) => (busy < 0.2).then_some(READY_SECONDS),
+        };
+        ensure!(
+            limit.is_none_or(|limit| *ready <= limit),
+            "ready {ready:.1} s after the lag, more than {limit:?}"
+        );
+        Ok(())
+    }
+}
+
+/// For which share of the last minute something has waited for a processor; all of it where that is not told.
+fn busy() -> f64 {
+    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let share = text
+        .lines()
+        .find_map(|line| line.strip_prefix("some ")?.split("avg60=").nth(1)?.split(' ').next()?.parse().ok());
+    share.map_or(1.0, |percent: f64| percent / 100.0)
 }
 
 /// `SOAK_SECONDS` of a load that needs several consumers: at most two changes, the first included.
@@ -69,7 +135,7 @@ pub(crate) async fn a_constant_load_changes_nothing(place: &Place<'_>) -> Result
 }
 
 /// A pipeline under this load, once the capacity of its consumer is known.
-async fn begin(place: &Place<'_>, rate: f64) -> Result<Load> {
+pub(crate) async fn begin(place: &Place<'_>, rate: f64) -> Result<Load> {
     place.world.bed.kafka.add_partitions(&place.topic, PARTITIONS).await?;
     place.apply(&place.pipeline("clicks", spec())?).await?;
     place.ready("clicks").await?;
@@ -85,7 +151,7 @@ async fn begin(place: &Place<'_>, rate: f64) -> Result<Load> {
 }
 
 /// Waits until the backlog that the step has left is gone while the load goes on.
-async fn drained(place: &Place<'_>) -> Result<()> {
+pub(crate) async fn drained(place: &Place<'_>) -> Result<()> {
     let objective = json!(20);
     ensure!(spec()["scaling"]["targetLagSeconds"] == objective, "the objective of the specification");
     status(place, "clicks", "the backlog of the step is gone", |pipeline| {
