@@ -97,7 +97,7 @@ bench: ## Speed, memory, latency and growth of the consumer beside its floor and
 	$(bin)/bench $(BENCH_ARGUMENTS)
 
 .PHONY: chaos
-chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_SECONDS, CHAOS_SEED, CHAOS_RATE)
+chaos: build ## Faults at random against a running load, for ten minutes (CHAOS_SECONDS, CHAOS_SEED, CHAOS_RATE, CHAOS_FAULTS)
 	CHAOS_SECONDS=$(or $(CHAOS_SECONDS),600) $(cargo_test) --test chaos -- --nocapture
 
 .PHONY: bench-controller

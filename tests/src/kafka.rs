@@ -185,6 +185,19 @@ impl Kafka {
         drop(self.processes[index].take());
     }
 
+    /// How many brokers there are, running or not.
+    #[must_use]
+    pub fn broker_count(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// Sends a signal to one broker, such as SIGSTOP: to everybody else it is cut off then, and does not know it.
+    pub fn signal_broker(&self, index: usize, signal: Signal) {
+        if let Some(process) = &self.processes[index] {
+            process.signal(signal);
+        }
+    }
+
     /// Starts what is not running, on the same data and ports, and waits until every broker answers.
     ///
     /// # Errors

@@ -72,6 +72,18 @@ impl Postgres {
         address(Ipv4Addr::LOCALHOST, self.port.number(), database)
     }
 
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The address of the first database by way of another port of this machine, such as that of a [`crate::Proxy`].
+    #[must_use]
+    pub fn url_by_way_of(&self, port: u16) -> String {
+        address(Ipv4Addr::LOCALHOST, port, NAME)
+    }
+
     /// The address of the first database for pods, if [`PostgresOptions::pod_address`] was given.
     #[must_use]
     pub fn url_for_pods(&self) -> Option<String> {

@@ -1,21 +1,21 @@
-//! The things that go wrong, each with a beginning and an end.
+//! The things that can go wrong, and in which order they do.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::ops::Range;
 
-use anyhow::{Result, ensure};
-use rand::Rng;
+use anyhow::{Context, Result};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rustix::process::{Pid, Signal, kill_process};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::arena::Arena;
+use crate::plan::Plan;
 
 /// More partitions would only make the machine busier.
 const MOST_PARTITIONS: i32 = 14;
+/// In the first round, so many quick faults come before each that takes its time.
+const QUICK_BETWEEN: usize = 5;
 
 /// One kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     KillConsumer,
     TerminateConsumer,
@@ -30,10 +30,27 @@ pub(crate) enum Fault {
     CutSessions,
     /// SIGSTOP of the consumers' server processes: transactions that neither go on nor end, with their locks.
     FrozenSessions,
+    /// Each insert sleeps.
     SlowDatabase,
+    /// Every statement, commits too, takes up to two seconds to arrive.
+    SlowStatements,
+    /// Packets vanish in both directions, for longer than 15 s. Afterwards they arrive, or the old connections never hear
+    /// of anybody again.
+    SilentDatabase,
+    /// SQLSTATE 53100, as from a disk that is full.
+    FullDisk,
     LockedTable,
+    /// Consumers join and leave while every statement is slow.
+    JoinAndLeaveSlowly,
+    /// SIGKILL of a broker, or of all.
     CrashBroker,
+    /// SIGSTOP of a broker, or of all: cut off from everybody, and with several brokers a leader that is none any more.
+    CutOffBroker,
+    /// A broker stops in good order, and its leaderships go to others.
+    MoveLeaders,
     AddPartition,
+    /// Producers whose clocks are wrong by days, years or centuries.
+    WrongClocks,
 }
 
 /// What a fault is done to. Two faults at once are done to different things, so that each can be ended by itself.
@@ -41,11 +58,26 @@ pub(crate) enum Fault {
 pub(crate) enum Victim {
     Consumer,
     Database,
+    /// Consumers and the database.
+    Both,
     Broker,
+    Producers,
+}
+
+impl Victim {
+    fn is_free(self, taken: Option<Self>) -> bool {
+        use Victim::{Both, Consumer, Database};
+        match (self, taken) {
+            (_, None) => true,
+            (Both, Some(taken)) => !matches!(taken, Both | Consumer | Database),
+            (Consumer | Database, Some(Both)) => false,
+            (victim, Some(taken)) => victim != taken,
+        }
+    }
 }
 
 impl Fault {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 21] = [
         Self::KillConsumer,
         Self::TerminateConsumer,
         Self::FreezeConsumer,
@@ -57,26 +89,70 @@ impl Fault {
         Self::CutSessions,
         Self::FrozenSessions,
         Self::SlowDatabase,
+        Self::SlowStatements,
+        Self::SilentDatabase,
+        Self::FullDisk,
         Self::LockedTable,
+        Self::JoinAndLeaveSlowly,
         Self::CrashBroker,
+        Self::CutOffBroker,
+        Self::MoveLeaders,
         Self::AddPartition,
+        Self::WrongClocks,
     ];
+
+    /// Those that a run with this plan can meet.
+    pub(crate) fn possible(plan: &Plan) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|fault| *fault != Self::MoveLeaders || plan.brokers > 1).collect()
+    }
+
+    /// Finds a fault by its name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|fault| format!("{fault:?}") == name.trim());
+        found.with_context(|| format!("there is no fault `{name}`; there are {:?}", Self::ALL))
+    }
 
     pub(crate) fn victim(self) -> Victim {
         match self {
             Self::KillConsumer | Self::TerminateConsumer | Self::FreezeConsumer => Victim::Consumer,
-            Self::CrashBroker | Self::AddPartition => Victim::Broker,
+            Self::CrashBroker | Self::CutOffBroker | Self::MoveLeaders | Self::AddPartition => Victim::Broker,
+            Self::WrongClocks => Victim::Producers,
+            Self::JoinAndLeaveSlowly => Victim::Both,
             _ => Victim::Database,
         }
     }
 
+    /// Whether it and what follows takes only a few seconds, so that a run of two minutes has room for all of these.
+    fn is_quick(self) -> bool {
+        use Fault::{
+            CutOffBroker, FreezeConsumer, JoinAndLeaveSlowly, MoveLeaders, SilentDatabase, SlowStatements,
+        };
+        !matches!(
+            self,
+            CutOffBroker
+                | FreezeConsumer
+                | JoinAndLeaveSlowly
+                | MoveLeaders
+                | SilentDatabase
+                | SlowStatements
+        )
+    }
+
     /// How long it lasts, in seconds.
-    fn seconds(self) -> std::ops::Range<f64> {
+    pub(crate) fn seconds(self, is_long: bool) -> Range<f64> {
         match self {
             // The session timeout is 6 s.
             Self::FreezeConsumer => 7.0..11.0,
-            Self::DatabaseAway | Self::ReadOnlyDatabase | Self::NoConnections => 2.0..6.0,
+            Self::DatabaseAway if is_long => 2.0..60.0,
+            Self::DatabaseAway | Self::ReadOnlyDatabase | Self::NoConnections | Self::FullDisk => 2.0..5.0,
             Self::SlowDatabase | Self::LockedTable | Self::FrozenSessions => 3.0..6.0,
+            Self::SlowStatements | Self::CutOffBroker => 6.0..10.0,
+            Self::SilentDatabase => 16.0..20.0,
+            Self::JoinAndLeaveSlowly => 5.0..9.0,
+            Self::MoveLeaders | Self::WrongClocks => 2.0..4.0,
             Self::KillConsumer | Self::TerminateConsumer => 0.0..3.0,
             Self::CrashDatabase | Self::CrashBroker => 0.0..2.0,
             Self::RestartDatabase | Self::CutSessions | Self::AddPartition => 0.0..0.5,
@@ -84,145 +160,34 @@ impl Fault {
     }
 }
 
-/// A fault that goes on.
-pub(crate) struct Ongoing {
-    fault: Fault,
-    state: State,
-}
-
-enum State {
-    Instant,
-    Ended(usize),
-    Terminating(usize),
-    Frozen(usize),
-    DatabaseDown,
-    ReadOnly,
-    Hoarded(Vec<PgConnection>),
-    FrozenSessions(Vec<Pid>),
-    Slow,
-    Locked(PgConnection),
-    BrokerDown,
-}
-
-impl Ongoing {
-    /// Begins a fault and says what exactly was done.
-    pub(crate) async fn begin(fault: Fault, arena: &mut Arena, random: &mut ChaCha8Rng) -> Result<Self> {
-        let index = random.random_range(0..arena.consumer_count());
-        let name = arena.consumer_name(index);
-        let (state, text) = match fault {
-            Fault::KillConsumer => {
-                arena.kill(index);
-                (State::Ended(index), format!("kill -9 {name}"))
-            }
-            Fault::TerminateConsumer => {
-                arena.signal(index, Signal::TERM);
-                (State::Terminating(index), format!("SIGTERM {name}"))
-            }
-            Fault::FreezeConsumer => {
-                arena.signal(index, Signal::STOP);
-                (State::Frozen(index), format!("SIGSTOP {name}"))
-            }
-            Fault::RestartDatabase => {
-                arena.postgres.stop().await?;
-                arena.postgres.restart().await?;
-                (State::Instant, "PostgreSQL restarted".to_owned())
-            }
-            Fault::CrashDatabase => {
-                arena.postgres.kill().await?;
-                (State::DatabaseDown, "PostgreSQL ended at once, as by a crash".to_owned())
-            }
-            Fault::DatabaseAway => {
-                arena.postgres.stop().await?;
-                (State::DatabaseDown, "PostgreSQL stopped".to_owned())
-            }
-            Fault::ReadOnlyDatabase => {
-                set_read_only(arena, true).await?;
-                (State::ReadOnly, "PostgreSQL is read-only by default".to_owned())
-            }
-            Fault::NoConnections => {
-                let hoarded = hoard_connections(arena).await?;
-                let text = format!("all {} connections taken", hoarded.len());
-                (State::Hoarded(hoarded), text)
-            }
-            Fault::CutSessions => {
-                let cut = cut_sessions(&mut arena.session().await?).await?;
-                (State::Instant, format!("{cut} sessions cut by pg_terminate_backend"))
-            }
-            Fault::FrozenSessions => {
-                let sessions = session_processes(&mut arena.session().await?).await?;
-                signal_all(&sessions, Signal::STOP);
-                let text = format!("SIGSTOP of {} server processes", sessions.len());
-                (State::FrozenSessions(sessions), text)
-            }
-            Fault::SlowDatabase => {
-                let seconds = random.random_range(0.3..2.5);
-                slow_down(&mut arena.session().await?, seconds).await?;
-                (State::Slow, format!("each insert sleeps {seconds:.1} s"))
-            }
-            Fault::LockedTable => (State::Locked(lock_table(arena).await?), "table locked".to_owned()),
-            Fault::CrashBroker => {
-                arena.crash_broker().await;
-                (State::BrokerDown, "kill -9 of the broker".to_owned())
-            }
-            Fault::AddPartition => {
-                let total = arena.add_partition().await?;
-                (State::Instant, format!("the topic has {total} partitions now"))
-            }
-        };
-        arena.journal.note(format!("begin {fault:?}: {text}"));
-        Ok(Self { fault, state })
-    }
-
-    /// How long to let it last.
-    pub(crate) fn pause(&self, random: &mut ChaCha8Rng) -> Duration {
-        Duration::from_secs_f64(random.random_range(self.fault.seconds()))
-    }
-
-    /// Ends the fault. `alone` says that no other fault went on meanwhile.
-    pub(crate) async fn end(self, arena: &mut Arena, alone: bool) -> Result<()> {
-        match self.state {
-            State::Instant => return Ok(()),
-            State::Ended(index) => arena.revive(index)?,
-            State::Terminating(index) => {
-                let well = arena.await_end(index).await?;
-                let name = arena.consumer_name(index);
-                // Without its database it may run out of time, and says so by its exit code.
-                ensure!(
-                    well || !alone,
-                    "{name} did not exit with 0 after SIGTERM though nothing was in its way"
-                );
-                arena
-                    .journal
-                    .note(format!("{name} ended {}", if well { "with 0" } else { "with a failure" }));
-                arena.revive(index)?;
-            }
-            State::Frozen(index) => arena.signal(index, Signal::CONT),
-            State::DatabaseDown => arena.postgres.restart().await?,
-            State::ReadOnly => set_read_only(arena, false).await?,
-            State::Hoarded(connections) => {
-                for connection in connections {
-                    // The server may have been told to end it already.
-                    let _ = connection.close().await;
-                }
-            }
-            State::FrozenSessions(sessions) => signal_all(&sessions, Signal::CONT),
-            State::Slow => speed_up(&mut arena.session().await?).await?,
-            State::Locked(session) => session.close().await?,
-            State::BrokerDown => arena.kafka.restart().await?,
-        }
-        arena.journal.note(format!("end {:?}", self.fault));
-        Ok(())
-    }
-}
-
-/// Draws faults so that each comes once before any comes again.
+/// Draws faults so that each comes once before any comes again. In the first round the quick ones have precedence.
 pub(crate) struct Deck {
+    all: Vec<Fault>,
     cards: Vec<Fault>,
+    dealt: BTreeSet<Fault>,
 }
 
 impl Deck {
-    pub(crate) fn new() -> Self {
-        Self { cards: Vec::new() }
+    /// A deck of these faults.
+    pub(crate) fn new(all: Vec<Fault>, random: &mut ChaCha8Rng) -> Self {
+        let (mut quick, mut slow): (Vec<_>, Vec<_>) = all.iter().copied().partition(|fault| fault.is_quick());
+        quick.shuffle(random);
+        slow.shuffle(random);
+        let mut order = Vec::new();
+        for some in quick.chunks(QUICK_BETWEEN) {
+            order.extend(some);
+            order.extend(slow.pop());
+        }
+        order.append(&mut slow);
+        // They are drawn from the end.
+        order.reverse();
+        Self { all, cards: order, dealt: BTreeSet::new() }
+    }
+
+    /// Whether each quick fault was dealt, except those that cannot be.
+    pub(crate) fn quick_ones_dealt(&self) -> bool {
+        let waits = |fault: &&Fault| fault.is_quick() && **fault != Fault::AddPartition;
+        self.all.iter().filter(waits).all(|fault| self.dealt.contains(fault))
     }
 
     /// The next fault that is not done to `taken`.
@@ -233,90 +198,62 @@ impl Deck {
         partitions: i32,
     ) -> Option<Fault> {
         if self.cards.is_empty() {
-            self.cards = Fault::ALL.to_vec();
+            self.cards.clone_from(&self.all);
             self.cards.shuffle(random);
         }
         let fits = |fault: &Fault| {
-            taken != Some(fault.victim()) && (*fault != Fault::AddPartition || partitions < MOST_PARTITIONS)
+            fault.victim().is_free(taken) && (*fault != Fault::AddPartition || partitions < MOST_PARTITIONS)
         };
         let position = self.cards.iter().rposition(fits);
         if position.is_none() && taken.is_none() {
             self.cards.clear();
         }
-        position.map(|position| self.cards.remove(position))
+        let drawn = position.map(|position| self.cards.remove(position));
+        self.dealt.extend(drawn);
+        drawn
     }
 }
 
-async fn set_read_only(arena: &Arena, on: bool) -> Result<()> {
-    let mut session = arena.session().await?;
-    let value = if on { "on" } else { "off" };
-    session
-        .execute(AssertSqlSafe(format!("ALTER SYSTEM SET default_transaction_read_only = {value}")))
-        .await?;
-    session.execute("SELECT pg_reload_conf()").await?;
-    Ok(session.close().await?)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
 
-/// Takes every connection that the server allows, the consumers' own included.
-async fn hoard_connections(arena: &Arena) -> Result<Vec<PgConnection>> {
-    let mut held = vec![arena.session().await?];
-    for _ in 0..200 {
-        match arena.session_now().await {
-            Ok(session) => held.push(session),
-            Err(_) => break,
+    fn deck(seed: u64) -> (Deck, ChaCha8Rng) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        (Deck::new(Fault::ALL.to_vec(), &mut random), random)
+    }
+
+    #[test]
+    fn each_fault_comes_once_before_any_comes_again_and_the_quick_ones_soon() {
+        for seed in 0..50 {
+            let (mut deck, mut random) = deck(seed);
+            let mut draw = |count: usize| -> Vec<Fault> {
+                (0..count).filter_map(|_| deck.draw(&mut random, None, 4)).collect()
+            };
+            let begin = draw(18);
+            assert_eq!(begin.iter().filter(|fault| fault.is_quick()).count(), 15, "{begin:?}");
+            let (rest, again) = (draw(3), draw(21));
+            for round in [[begin, rest].concat(), again] {
+                assert_eq!(round.into_iter().collect::<BTreeSet<_>>().len(), 21);
+            }
+            assert!(deck.quick_ones_dealt());
         }
     }
-    cut_sessions(&mut held[0]).await?;
-    // What the consumers have just lost is taken before most of them are back.
-    for _ in 0..20 {
-        if let Ok(session) = arena.session_now().await {
-            held.push(session);
+
+    #[test]
+    fn a_second_fault_is_done_to_something_else() {
+        use Victim::{Both, Broker, Consumer, Database, Producers};
+        assert!(Consumer.is_free(Some(Database)) && Broker.is_free(Some(Both)) && Producers.is_free(None));
+        assert!(
+            !Both.is_free(Some(Consumer)) && !Database.is_free(Some(Both)) && !Broker.is_free(Some(Broker))
+        );
+        for seed in 0..50 {
+            let (mut deck, mut random) = deck(seed);
+            for _ in 0..30 {
+                let second = deck.draw(&mut random, Some(Broker), MOST_PARTITIONS);
+                assert!(second.is_none_or(|fault| fault.victim() != Broker), "{second:?}");
+            }
         }
     }
-    Ok(held)
-}
-
-async fn cut_sessions(session: &mut PgConnection) -> Result<i64> {
-    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'analytics-consumer%'";
-    Ok(sqlx::query_scalar(cut).fetch_one(session).await?)
-}
-
-async fn session_processes(session: &mut PgConnection) -> Result<Vec<Pid>> {
-    let find = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'analytics-consumer%'";
-    let found: Vec<i32> = sqlx::query_scalar(find).fetch_all(session).await?;
-    Ok(found.into_iter().filter_map(Pid::from_raw).collect())
-}
-
-fn signal_all(processes: &[Pid], signal: Signal) {
-    for process in processes {
-        // One that has ended meanwhile needs no signal.
-        let _ = kill_process(*process, signal);
-    }
-}
-
-async fn slow_down(session: &mut PgConnection, seconds: f64) -> Result<()> {
-    let statements = [
-        "CREATE OR REPLACE FUNCTION chaos_sleep() RETURNS trigger LANGUAGE plpgsql AS \
-         $$ BEGIN PERFORM pg_sleep(tg_argv[0]::float8); RETURN NULL; END $$"
-            .to_owned(),
-        format!(
-            "CREATE TRIGGER chaos_slow BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION chaos_sleep('{seconds}')"
-        ),
-    ];
-    for statement in statements {
-        session.execute(AssertSqlSafe(statement)).await?;
-    }
-    Ok(())
-}
-
-async fn speed_up(session: &mut PgConnection) -> Result<()> {
-    session.execute("DROP TRIGGER chaos_slow ON events").await?;
-    Ok(())
-}
-
-async fn lock_table(arena: &Arena) -> Result<PgConnection> {
-    let mut session = arena.session().await?;
-    session.execute("BEGIN").await?;
-    session.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE").await?;
-    Ok(session)
 }

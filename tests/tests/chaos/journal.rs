@@ -17,6 +17,11 @@ impl Journal {
         Self { began: Instant::now(), lines: Vec::new(), logs: Vec::new() }
     }
 
+    /// The servers have started: what follows counts.
+    pub(crate) fn restart_clock(&mut self) {
+        self.began = Instant::now();
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
