@@ -73,7 +73,8 @@ async fn a_wrong_password_a_missing_database_and_a_table_of_another_shape_are_na
         (bed.options().with("DATABASE_URL", missing), "\"nowhere\" does not exist"),
         (
             bed.options().with("DATABASE_TABLE", "other"),
-            "table \"other\" exists with another shape: column user_id has type text, needed is uuid",
+            "table \"other\" exists with another shape: column user_id has type text, needed is uuid; if it is a table of events, run: \
+             ALTER TABLE \"other\" ALTER COLUMN \"user_id\" TYPE uuid USING \"user_id\"::uuid",
         ),
         (
             bed.options().with("DATABASE_URL", "postgres://u:hidden@127.0.0.1:1/d"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use testbed::{Consumer, wait};
 
 use crate::support::{Bed, SOON, event, until_logged};
@@ -145,6 +145,8 @@ async fn a_table_of_the_older_service_is_taken_over_with_its_rows() -> Result<()
     consumer.ready().await?;
     bed.until_rows(101).await?;
     until_logged(&consumer, "Applied a schema migration").await?;
+    // Ids of four bytes go on, and it is said what to do before they run out.
+    until_logged(&consumer, "ALTER TABLE \"events\" ALTER COLUMN id TYPE bigint").await?;
     let twin: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_indexes WHERE tablename = 'events' AND indexdef LIKE '%(user_id)'",
     )
@@ -152,4 +154,51 @@ async fn a_table_of_the_older_service_is_taken_over_with_its_rows() -> Result<()
     .await?;
     assert_eq!(twin, 1, "an index that is there already is not made twice");
     Ok(())
+}
+
+/// Ends of a stop of database sessions, however the test ends.
+struct Hanging(Vec<Pid>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        for session in &self.0 {
+            let _ = kill_process(*session, Signal::CONT);
+        }
+    }
+}
+
+/// A server that keeps its connections and says nothing (a frozen machine, packets that vanish): the idle writers notice,
+/// and go on over other connections.
+#[tokio::test]
+async fn a_database_session_that_hangs_is_given_up_and_events_are_stored_over_another() -> Result<()> {
+    let bed = Bed::start("hanging", 2).await?;
+    let mut consumer = bed.consumer("one")?;
+    consumer.ready().await?;
+    for partition in 0..2 {
+        bed.send(partition, &event(partition.unsigned_abs().into())).await?;
+    }
+    bed.until_rows(2).await.map_err(|error| error.context(consumer.log()))?;
+    let sessions: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'analytics-consumer%' AND state = 'idle'",
+    )
+    .fetch_all(&bed.pool().await?)
+    .await?;
+    assert!(!sessions.is_empty());
+    let hanging = Hanging(sessions.into_iter().filter_map(Pid::from_raw).collect());
+    for session in &hanging.0 {
+        kill_process(*session, Signal::STOP)?;
+    }
+    // Each has been asked something by now, 5 s after its last transaction.
+    wait::until_true("it says what is wrong", SOON, || async {
+        let (status, reason) = consumer.get("/readyz").await?;
+        anyhow::ensure!(status == 503 && reason.contains("no answer within 10 s"), "{status} {reason}");
+        Ok(true)
+    })
+    .await
+    .map_err(|error| error.context(consumer.log()))?;
+    for partition in 0..2 {
+        bed.send(partition, &event(10 + u64::from(partition.unsigned_abs()))).await?;
+    }
+    bed.until_rows(4).await.map_err(|error| error.context(consumer.log()))?;
+    consumer.ready().await
 }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod delivery;
 mod faults;
 mod group_protocol;
+mod migrations;
 mod offsets;
 mod partitions;
 mod rollups;

@@ -16,8 +16,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// A process that is stopped in the middle of a transaction (SIGSTOP, a frozen node) keeps its row locks; the server
 /// ends its transaction after these times, so that the next owner of the partition need not wait for ever.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '5s'; SET statement_timeout = '60s'; \
-                       SET lock_timeout = '5s'; SET timezone = 'UTC'; SET client_min_messages = warning";
+const SESSION: &str =
+    "SET idle_in_transaction_session_timeout = '5s'; SET timezone = 'UTC'; SET client_min_messages = warning";
+
+/// How long a statement may take, and wait for a lock.
+pub(super) const LIMITS: &str = "SET statement_timeout = '60s'; SET lock_timeout = '5s'";
 
 /// Those who take partitions over look early at who is in their way.
 const CLAIMING: &str = "SET lock_timeout = '1s'";
@@ -57,12 +60,10 @@ impl Database {
             let mut connection = PgConnection::connect_with(&self.options).await?;
             nodelay::set_on_connections_to(self.options.get_port());
             connection.execute(SESSION).await?;
+            connection.execute(LIMITS).await?;
             Ok(connection)
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| {
-            let message = format!("no answer from {} within {} s", self.place(), CONNECT_TIMEOUT.as_secs());
-            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
-        })
+        within(CONNECT_TIMEOUT, connecting).await
     }
 
     /// Opens a connection for taking partitions over.
@@ -81,4 +82,19 @@ impl Database {
         let name = self.options.get_database().unwrap_or("(default database)");
         format!("{}:{}/{name}", self.options.get_host(), self.options.get_port())
     }
+}
+
+/// Waits for an answer of the server for so long. Who gets none must drop the connection: the answer may still come, to
+/// whatever is asked next.
+///
+/// # Errors
+/// The server's own, or that there was no answer.
+pub async fn within<T>(
+    limit: Duration,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {} s", limit.as_secs());
+        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
+    })
 }

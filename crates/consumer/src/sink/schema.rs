@@ -4,18 +4,27 @@
 //! dead-letter table can meet in one database. The lock is polled instead of waited for: a session that waits inside
 //! PostgreSQL holds a snapshot, and `CREATE INDEX CONCURRENTLY` of the session that has the lock would wait for it.
 
+mod index;
+mod shape;
+
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use self::index::Wanted;
+use self::shape::{
+    DEAD_LETTER_COLUMNS, EVENT_COLUMNS, OFFSET_COLUMNS, ROLLUP_COLUMNS, USER_COLUMNS, check_columns,
+};
+use super::classify::is_lock_timeout;
 use super::partitions;
 use super::rollups::Names;
 use super::statements::OFFSETS_TABLE;
-use crate::settings::{self, TableName, quote};
+use crate::settings;
 
 /// Key of the advisory lock: any number will do as long as every version of this program uses the same.
 const LOCK: i64 = 0x616e_616c_7974_6963; // "analytic"
 const LOCK_POLL: Duration = Duration::from_millis(200);
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The schema cannot be brought, or is not, where the consumer needs it.
 #[derive(Debug, thiserror::Error)]
@@ -182,103 +191,52 @@ async fn apply(
     let record = format!("INSERT INTO {versions} (component, version) VALUES ($1, $2)");
     for (version, migration) in (1_i32..).zip(&component.steps).filter(|(version, _)| *version > done) {
         let failed = || step(format!("apply schema version {version} of {}", component.name));
-        if let Step::Index { column, unique } = migration {
-            ensure_index(connection, &settings.table, column, *unique).await?;
-        }
-        let mut transaction = connection.begin().await.map_err(failed())?;
-        if let Step::Sql(statements) = migration {
-            sqlx::raw_sql(AssertSqlSafe(statements.clone()))
+        let statements = match migration {
+            Step::Index { column, unique } => {
+                let wanted = Wanted { table: &settings.table, column, unique: *unique };
+                index::ensure(connection, wanted).await?;
+                ""
+            }
+            Step::Sql(statements) => statements.as_str(),
+        };
+        patiently(async || {
+            let mut transaction = connection.begin().await?;
+            sqlx::raw_sql(AssertSqlSafe(format!("{BRIEFLY}; {statements}")))
                 .execute(&mut *transaction)
-                .await
-                .map_err(failed())?;
-        }
-        sqlx::query(AssertSqlSafe(record.clone()))
-            .bind(&component.name)
-            .bind(version)
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
-        transaction.commit().await.map_err(failed())?;
+                .await?;
+            sqlx::query(AssertSqlSafe(record.clone()))
+                .bind(&component.name)
+                .bind(version)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await
+        })
+        .await
+        .map_err(failed())?;
         tracing::info!(component = component.name, version, "Applied a schema migration");
     }
     Ok(())
 }
 
-/// Makes a single-column index unless a valid one is there under whatever name. A table that was there before may be
-/// large and in use, so its writers are not blocked; an index that an interrupted build left invalid is replaced.
-async fn ensure_index(
-    connection: &mut PgConnection,
-    table: &TableName,
-    column: &str,
-    unique: bool,
-) -> Result<(), SchemaError> {
-    let quoted = table.quoted();
-    let failed = || step(format!("build the index on {column} of {quoted}"));
-    let valid: Option<bool> = sqlx::query_scalar(SINGLE_COLUMN_INDEX)
-        .bind(&quoted)
-        .bind(column)
-        .bind(unique)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(failed())?;
-    if valid == Some(true) {
-        return Ok(());
+/// Whoever waits for a lock on a table stands in the way of everybody who comes later. So a step that needs one waits
+/// briefly, lets the others pass, and comes back.
+const BRIEFLY: &str = "SET LOCAL lock_timeout = '500ms'";
+const LOCK_ATTEMPTS: u32 = 60;
+
+/// Does `work` again while somebody holds a lock that it needs.
+async fn patiently(mut work: impl AsyncFnMut() -> Result<(), sqlx::Error>) -> Result<(), sqlx::Error> {
+    let mut attempts = 1;
+    loop {
+        match work().await {
+            Err(error) if is_lock_timeout(&error) && attempts < LOCK_ATTEMPTS => {
+                tracing::info!(attempts, "A table is locked by others; letting them pass");
+                attempts += 1;
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            result => return result,
+        }
     }
-    let name = if unique {
-        format!("{}_{column}_key", table.name())
-    } else {
-        format!("idx_{}_{column}", table.name())
-    };
-    let has_rows: bool = sqlx::query_scalar(AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 FROM {quoted})")))
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed())?;
-    let concurrently = if has_rows { "CONCURRENTLY" } else { "" };
-    let kind = if unique { "UNIQUE INDEX" } else { "INDEX" };
-    let statements = [
-        // Building may take longer than any statement of the running consumer is allowed to.
-        "SET statement_timeout = 0".to_owned(),
-        format!("DROP INDEX {concurrently} IF EXISTS {}", table.sibling(&name)),
-        format!("CREATE {kind} {concurrently} {} ON {quoted} ({})", quote(&name), quote(column)),
-        "SET statement_timeout = '60s'".to_owned(),
-    ];
-    for statement in statements {
-        connection.execute(AssertSqlSafe(statement)).await.map_err(failed())?;
-    }
-    Ok(())
 }
-
-/// Whether an index on exactly that column, without a condition, is there and valid; `$3` asks for a unique one.
-const SINGLE_COLUMN_INDEX: &str = "SELECT indisvalid FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
-     WHERE indrelid = $1::regclass AND (indisunique OR NOT $3) AND indnkeyatts = 1 AND indpred IS NULL AND indexprs IS NULL \
-     AND attname = $2 ORDER BY indisvalid DESC LIMIT 1";
-
-/// Columns that the consumer writes, and the types in which it can.
-const EVENT_COLUMNS: &[(&str, &[&str])] = &[
-    ("event_type", &["character varying", "text"]),
-    ("user_id", &["uuid"]),
-    ("service", &["character varying", "text"]),
-    ("timestamp", &["timestamp with time zone"]),
-    ("data", &["jsonb"]),
-    ("event_key", &["uuid"]),
-];
-const OFFSET_COLUMNS: &[(&str, &[&str])] = &[
-    ("group_id", &["text"]),
-    ("topic", &["text"]),
-    ("partition", &["integer"]),
-    ("next_offset", &["bigint"]),
-    ("topic_id", &["text"]),
-];
-const ROLLUP_COLUMNS: &[(&str, &[&str])] = &[
-    ("hour", &["timestamp with time zone"]),
-    ("service", &["text"]),
-    ("partition", &["integer"]),
-    ("events", &["bigint"]),
-];
-const USER_COLUMNS: &[(&str, &[&str])] =
-    &[("hour", &["timestamp with time zone"]), ("partition", &["integer"]), ("users", &["bigint"])];
-const DEAD_LETTER_COLUMNS: &[(&str, &[&str])] =
-    &[("partition", &["integer"]), ("offset", &["bigint"]), ("reason", &["text"]), ("payload", &["bytea"])];
 
 /// Checks that the tables are there and have the shape that the consumer writes.
 ///
@@ -304,21 +262,8 @@ pub async fn check(connection: &mut PgConnection, settings: &settings::Database)
         check_columns(connection, setting, &table, columns).await?;
     }
     partitions::check(connection, settings).await?;
-    let table = settings.table.quoted();
-    let unique: Option<bool> = sqlx::query_scalar(SINGLE_COLUMN_INDEX)
-        .bind(&table)
-        .bind("event_key")
-        .bind(true)
-        .fetch_optional(connection)
-        .await
-        .map_err(step(format!("look up the indexes of {table}")))?;
-    if unique == Some(true) {
-        return Ok(());
-    }
-    Err(SchemaError::Shape(format!(
-        "table {table} has no valid unique index on event_key, without which duplicates cannot be told; run \
-         `analytics-consumer migrate`, or: CREATE UNIQUE INDEX CONCURRENTLY ON {table} (event_key)"
-    )))
+    index::check_key(connection, &settings.table).await?;
+    shape::warn_of_narrow_id(connection, &settings.table).await
 }
 
 /// A table of that name that was not made for events must not be touched: looks before the first step changes it.
@@ -355,38 +300,5 @@ async fn forget_what_is_gone(
         .execute(connection)
         .await
         .map_err(step(format!("clear the table {versions}")))?;
-    Ok(())
-}
-
-async fn check_columns(
-    connection: &mut PgConnection,
-    setting: &str,
-    table: &str,
-    expected: &[(&str, &[&str])],
-) -> Result<(), SchemaError> {
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "SELECT attname::text, regexp_replace(format_type(atttypid, NULL), '\\(.*', '') FROM pg_attribute \
-         WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-    )
-    .bind(table)
-    .fetch_all(connection)
-    .await
-    .map_err(step(format!("look up the columns of {table}")))?;
-    if columns.is_empty() {
-        return Err(SchemaError::Shape(format!(
-            "table {table} does not exist; run `analytics-consumer migrate` with the same settings"
-        )));
-    }
-    for (name, types) in expected {
-        let found = columns.iter().find(|(column, _)| column == name).map(|(_, found)| found.as_str());
-        if !found.is_some_and(|found| types.contains(&found)) {
-            let is = found.map_or("is missing".to_owned(), |found| format!("has type {found}"));
-            return Err(SchemaError::Shape(format!(
-                "table {table} exists with another shape: column {name} {is}, needed is {}; change the column or \
-                 name another table with {setting}",
-                types[0]
-            )));
-        }
-    }
     Ok(())
 }
