@@ -6,8 +6,8 @@
 //! PostgreSQL refuses is still at hand for its dead letter.
 
 mod headers;
+mod order;
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::dead_letter::{DeadLetter, Reason};
@@ -97,7 +97,10 @@ pub struct Batch {
     dead_letters: Vec<DeadLetter>,
     progress: Vec<Progress>,
     dead_letter_bytes: usize,
-    duplicates: Vec<Row>,
+    /// Rows set aside because another row of this batch has their key.
+    twins: Vec<Row>,
+    /// Rows set aside because their key is in the table.
+    known: Vec<Row>,
     first_read: Option<Instant>,
 }
 
@@ -119,9 +122,13 @@ impl Batch {
         self.progress.is_empty()
     }
 
-    /// Whether one of the limits is reached.
+    /// Whether one of the limits is reached. An empty batch never is: nobody would take it and make room.
     #[must_use]
     pub fn is_full(&self, limits: &BatchLimits) -> bool {
+        !self.is_empty() && self.reaches(limits)
+    }
+
+    fn reaches(&self, limits: &BatchLimits) -> bool {
         self.rows.len() + self.dead_letters.len() >= limits.max_events
             || self.bytes() >= limits.max_bytes
             // Skipped records hold no memory, but their number must not delay the offsets for ever.
@@ -154,9 +161,8 @@ impl Batch {
     }
 
     /// Rows that will not be written because their key is known already.
-    #[must_use]
-    pub fn duplicates(&self) -> &[Row] {
-        &self.duplicates
+    pub fn duplicates(&self) -> impl Iterator<Item = &Row> {
+        self.twins.iter().chain(&self.known)
     }
 
     /// When the first record was read.
@@ -234,67 +240,8 @@ impl Batch {
     }
 
     fn add_dead_letter(&mut self, letter: DeadLetter) {
-        let held = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
-        self.dead_letter_bytes +=
-            held(&letter.payload) + held(&letter.key) + letter.headers.len() + letter.detail.len() + 64;
+        self.dead_letter_bytes += held_by(&letter);
         self.dead_letters.push(letter);
-    }
-
-    /// Sorts the rows by key and removes those whose key stands twice; the first record of the lowest partition stays.
-    ///
-    /// One order for everybody: two transactions that insert the same keys then wait for each other at most once and
-    /// never in a circle, and the unique index is written from left to right.
-    pub fn sort_and_deduplicate(&mut self) {
-        // In place: a stable sort would need as much memory again.
-        self.rows.sort_unstable_by_key(|row| (u128::from_be_bytes(row.key), row.partition, row.offset));
-        let duplicates = &mut self.duplicates;
-        self.rows.dedup_by(|later, earlier| {
-            let same = later.key == earlier.key;
-            if same {
-                duplicates.push(*later);
-            }
-            same
-        });
-    }
-
-    /// Removes rows whose key satisfies `known`, as duplicates.
-    pub fn remove_known(&mut self, known: impl Fn(&[u8; 16]) -> bool) {
-        self.duplicates.extend(self.rows.extract_if(.., |row| known(&row.key)));
-    }
-
-    /// Turns the row at `index` into a dead letter: PostgreSQL refused it.
-    pub fn refuse_row(&mut self, index: usize, detail: String) {
-        let row = self.rows.remove(index);
-        // A twin that was set aside for this row has its turn: with a key of the producer's own it may be a good one.
-        if let Some(twin) = self.duplicates.iter().position(|duplicate| duplicate.key == row.key) {
-            let twin = self.duplicates.remove(twin);
-            self.rows.insert(index, twin);
-        }
-        let letter = DeadLetter {
-            partition: row.partition,
-            offset: row.offset,
-            reason: Reason::RefusedByDatabase,
-            detail,
-            key: row.record_key.map(|key| self.bytes_of(key).to_vec()),
-            payload: Some(self.text(row.payload).as_bytes().to_vec()),
-            headers: self.bytes_of(row.headers).to_vec(),
-            timestamp_millis: (row.record_timestamp_millis >= 0).then_some(row.record_timestamp_millis),
-            delivered: false,
-        };
-        self.add_dead_letter(letter);
-    }
-
-    /// Forgets everything of partitions for which `keep` is false: somebody else deals with them now.
-    pub fn retain_partitions(&mut self, keep: impl Fn(&Progress) -> bool) {
-        let before = self.progress.len();
-        self.progress.retain(|progress| keep(progress));
-        if self.progress.len() == before {
-            return;
-        }
-        let kept: HashSet<i32> = self.progress.iter().map(|progress| progress.partition).collect();
-        self.rows.retain(|row| kept.contains(&row.partition));
-        self.duplicates.retain(|row| kept.contains(&row.partition));
-        self.dead_letters.retain(|letter| kept.contains(&letter.partition));
     }
 
     /// Notes how far each partition's log reaches.
@@ -306,15 +253,20 @@ impl Batch {
 
     /// Empties the batch and keeps its memory for the next one, unless one huge record inflated it.
     pub fn clear(&mut self, limits: &BatchLimits) {
-        self.texts.clear();
+        self.forget();
         self.texts.shrink_to(limits.max_bytes);
-        self.bytes.clear();
         self.bytes.shrink_to(limits.max_bytes);
+    }
+
+    fn forget(&mut self) {
+        self.texts.clear();
+        self.bytes.clear();
         self.rows.clear();
         self.dead_letters.clear();
         self.progress.clear();
         self.dead_letter_bytes = 0;
-        self.duplicates.clear();
+        self.twins.clear();
+        self.known.clear();
         self.first_read = None;
     }
 
@@ -374,122 +326,11 @@ impl Batch {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event;
-
-    const LIMITS: BatchLimits = BatchLimits { max_events: 3, max_bytes: 4096 };
-
-    fn payload(event_type: &str) -> Vec<u8> {
-        format!(
-            r#"{{"event_type":"{event_type}","user_id":"550e8400-e29b-41d4-a716-446655440000","service":"auth","timestamp":"2024-11-09T10:30:00Z","data":{{"k":1}}}}"#
-        )
-        .into_bytes()
-    }
-
-    fn record(partition: i32, offset: i64, payload: &[u8]) -> Record<'_> {
-        Record {
-            partition,
-            offset,
-            timestamp_millis: Some(1),
-            key: Some(b"key"),
-            payload: Some(payload),
-            headers: &[],
-        }
-    }
-
-    fn push(batch: &mut Batch, partition: i32, offset: i64, key: u8, event_type: &str) {
-        let payload = payload(event_type);
-        let event = event::parse(&payload, 4096).expect("good");
-        batch.advance(partition, 1, 10, offset);
-        batch.push_event(&record(partition, offset, &payload), &event, [key; 16]);
-    }
-
-    #[test]
-    fn rows_read_back_what_was_written_with_and_without_escapes() {
-        let mut batch = Batch::default();
-        push(&mut batch, 0, 10, 1, "user_login");
-        push(&mut batch, 0, 11, 2, r"user\u005flogout");
-        let texts: Vec<_> = batch
-            .rows()
-            .iter()
-            .map(|row| (batch.event_type(row), batch.service(row), batch.data(row)))
-            .collect();
-        assert_eq!(texts, [("user_login", "auth", r#"{"k":1}"#), ("user_logout", "auth", r#"{"k":1}"#)]);
-    }
-
-    #[test]
-    fn duplicates_inside_a_batch_keep_the_first_record() {
-        let mut batch = Batch::default();
-        push(&mut batch, 0, 10, 2, "a");
-        push(&mut batch, 0, 11, 1, "b");
-        push(&mut batch, 0, 12, 2, "c");
-        batch.sort_and_deduplicate();
-        let offsets: Vec<_> = batch.rows().iter().map(|row| row.offset).collect();
-        assert_eq!(offsets, [11, 10]);
-        assert_eq!(batch.duplicates().len(), 1);
-        batch.remove_known(|key| key[0] == 1);
-        assert_eq!((batch.rows().len(), batch.duplicates().len()), (1, 2));
-    }
-
-    #[test]
-    fn offsets_follow_the_records_and_gaps_are_no_matter() {
-        let mut batch = Batch::default();
-        batch.advance(0, 1, 10, 10);
-        batch.advance(0, 1, 10, 17);
-        batch.advance(3, 2, 0, 5);
-        let expected = [
-            Progress { partition: 0, generation: 1, from: 10, to: 18, records: 2, log_end: 0 },
-            Progress { partition: 3, generation: 2, from: 0, to: 6, records: 1, log_end: 0 },
-        ];
-        assert_eq!(batch.progress(), expected);
-    }
-
-    #[test]
-    fn a_forgotten_partition_leaves_nothing_behind() {
-        let mut batch = Batch::default();
-        push(&mut batch, 0, 10, 1, "a");
-        push(&mut batch, 1, 10, 2, "b");
-        batch.advance(0, 1, 10, 11);
-        batch.push_dead_letter(&record(0, 11, b"x"), Reason::InvalidJson, "no".into());
-        batch.retain_partitions(|progress| progress.partition != 0);
-        assert_eq!((batch.rows().len(), batch.dead_letters().len(), batch.progress().len()), (1, 0, 1));
-    }
-
-    #[test]
-    fn a_refused_row_becomes_a_dead_letter_with_its_record() {
-        let mut batch = Batch::default();
-        push(&mut batch, 4, 10, 1, "a");
-        batch.refuse_row(0, "value out of range".into());
-        let letter = &batch.dead_letters()[0];
-        assert_eq!((letter.partition, letter.offset, letter.reason), (4, 10, Reason::RefusedByDatabase));
-        assert_eq!(letter.payload.as_deref(), Some(payload("a").as_slice()));
-        assert_eq!(letter.key.as_deref(), Some(b"key".as_slice()));
-        assert!(batch.rows().is_empty());
-    }
-
-    #[test]
-    fn the_twin_of_a_refused_row_takes_its_place() {
-        let mut batch = Batch::default();
-        push(&mut batch, 0, 10, 1, "a");
-        push(&mut batch, 0, 11, 1, "b");
-        batch.sort_and_deduplicate();
-        batch.refuse_row(0, "value out of range".into());
-        assert_eq!((batch.rows().len(), batch.rows()[0].offset, batch.duplicates().len()), (1, 11, 0));
-    }
-
-    #[test]
-    fn limits_count_events_and_bytes() {
-        let mut batch = Batch::default();
-        assert!(!batch.is_full(&LIMITS) && batch.is_empty());
-        for offset in 10..13 {
-            push(&mut batch, 0, offset, 1, "a");
-        }
-        assert!(batch.is_full(&LIMITS));
-        batch.clear(&LIMITS);
-        assert!(batch.is_empty() && !batch.is_full(&LIMITS));
-        batch.push_dead_letter(&record(0, 1, &[b'x'; 5000]), Reason::InvalidJson, String::new());
-        assert!(batch.is_full(&LIMITS));
-    }
+/// Bytes that a dead letter holds.
+fn held_by(letter: &DeadLetter) -> usize {
+    let held = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+    held(&letter.payload) + held(&letter.key) + letter.headers.len() + letter.detail.len() + 64
 }
+
+#[cfg(test)]
+mod tests;

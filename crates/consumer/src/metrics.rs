@@ -287,7 +287,7 @@ impl Metrics {
         let records: u64 = batch.progress().iter().map(|progress| progress.records).sum();
         self.passed_over.inc_by(moved.unsigned_abs().saturating_sub(records));
         // Each record is a row, a duplicate, a dead letter, or a tombstone that is to be skipped.
-        let kept = batch.rows().len() + batch.duplicates().len() + batch.dead_letters().len();
+        let kept = batch.rows().len() + batch.duplicates().count() + batch.dead_letters().len();
         self.skipped.with_label_values(&[SKIPPED]).inc_by(records.saturating_sub(kept as u64));
     }
 

@@ -1,16 +1,21 @@
 //! PostgreSQL: connections, the schema, offsets, and the one transaction that a batch is.
 
+mod advice;
 pub mod classify;
-pub mod connection;
+mod connection;
 mod copy_format;
+mod isolate;
 mod nodelay;
 pub mod offsets;
 pub mod partitions;
+mod piece;
 pub mod rollups;
+mod rows;
 pub mod schema;
 mod statements;
 mod transaction;
 
 pub use connection::Database;
+pub use piece::Piece;
 pub use statements::{OFFSETS_TABLE, Statements};
-pub use transaction::{Outcome, WriteError, Written, write};
+pub use transaction::{Course, Outcome, WriteError, Written, write};

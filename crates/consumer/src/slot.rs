@@ -234,4 +234,32 @@ mod tests {
         slot.end(0);
         assert!(slot.wait_for_room(Duration::ZERO));
     }
+    /// Full by bytes, and all of it given back: there must be room again, or the reading thread waits for ever.
+    #[test]
+    fn ending_all_partitions_of_a_batch_full_by_bytes_makes_room() {
+        let slot = Slot::new(BatchLimits { max_events: 100, max_bytes: 600 });
+        let payload = br#"{"event_type":"a","user_id":"550e8400-e29b-41d4-a716-446655440000","service":"s","timestamp":"2024-11-09T10:30:00Z","data":{}}"#;
+        let event = crate::event::parse(payload, 4096).expect("good");
+        for partition in 0..2 {
+            slot.begin(partition, 1, 0);
+            for offset in 0..3 {
+                let record = crate::batch::Record {
+                    partition,
+                    offset,
+                    timestamp_millis: None,
+                    key: None,
+                    payload: Some(payload),
+                    headers: &[],
+                };
+                slot.push(partition, offset, |batch| batch.push_event(&record, &event, [0; 16]));
+            }
+        }
+        assert!(!slot.wait_for_room(Duration::ZERO));
+        slot.end(0);
+        slot.end(1);
+        assert!(slot.wait_for_room(Duration::ZERO) && slot.is_empty());
+        slot.begin(0, 2, 0);
+        assert!(!push(&slot, 0, 0), "one record does not fill it");
+        assert!(slot.take(&mut Batch::default()));
+    }
 }

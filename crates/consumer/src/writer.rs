@@ -15,11 +15,11 @@ use crate::engine::BusyClock;
 use crate::letter_topic::{LetterTopic, UndeliveredError};
 use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, answered};
 use crate::settings::BatchLimits;
-use crate::sink::classify::{Fault, describe, fault, is_lock_timeout};
+use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout, is_statement_timeout};
 use crate::sink::offsets::{self, Owner};
-use crate::sink::{self, Database, Outcome, Statements, WriteError, Written};
+use crate::sink::{self, Course, Database, Outcome, Piece, Statements, WriteError, Written};
 use crate::slot::Slot;
 use crate::source::{Control, Positions};
 use crate::status::Status;
@@ -28,8 +28,14 @@ pub use room::Room;
 
 /// An idle writer looks after its connection this often, so that readiness is true in quiet times too.
 const IDLE_CHECK: Duration = Duration::from_secs(5);
-/// A transaction that has no answer after this time is given up with its connection, and tried again on another.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+/// A small question that has no answer after this time is given up with its connection: the server or the network hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A batch in which nothing passes is looked at from another row the next time, so many rows further.
+const ELSEWHERE: usize = 499;
+
+/// Added to what PostgreSQL says where it refuses whatever it is given.
+const NOTHING_PASSES: &str = "no row passes, so that this seems to be a mistake in the database; if a rule of the table is right, \
+                              what it refuses becomes dead letters as soon as others pass";
 
 /// What the service of a record is called that could not be read.
 const UNKNOWN: &str = "unknown";
@@ -74,6 +80,8 @@ struct Memory {
     /// Share of the last batches in which the database found duplicates, 0 to 1: above one half an insert is tried
     /// first, because a COPY would most likely have to be repeated.
     duplicate_share: f64,
+    /// How many rows the server takes in one statement in time.
+    piece: Piece,
     /// Whether the topic of the dead letters refused some of this writer's.
     letters_refused: bool,
 }
@@ -86,6 +94,7 @@ impl Writer {
             recent: RecentKeys::new(),
             labels: Labels::default(),
             duplicate_share: 0.0,
+            piece: Piece::WHOLE,
             letters_refused: false,
         };
         let mut batch = Batch::with_room_for(&self.limits);
@@ -107,7 +116,7 @@ impl Writer {
         }
         if let Some(connection) = memory.connection {
             // The server notices a connection that ends without a good-bye as well.
-            let _ = connection.close().await;
+            let _ = answered(ANSWER_TIMEOUT, connection.close()).await;
         }
     }
 
@@ -128,8 +137,8 @@ impl Writer {
 
     async fn takes_writes(&self, memory: &mut Memory) -> Result<bool, sqlx::Error> {
         let connection = self.connected(memory).await?;
-        let read_only: String =
-            sqlx::query_scalar("SHOW transaction_read_only").fetch_one(connection).await?;
+        let asking = sqlx::query_scalar("SHOW transaction_read_only").fetch_one(connection);
+        let read_only: String = answered(ANSWER_TIMEOUT, asking).await?;
         Ok(read_only == "off")
     }
 
@@ -147,15 +156,14 @@ impl Writer {
     fn disconnected(&self, memory: &mut Memory, error: &sqlx::Error) {
         memory.connection = None;
         self.metrics.database_failed(error);
-        self.status.database_down(
-            self.index,
-            format!("PostgreSQL at {}: {}", self.database.place(), describe(error)),
-        );
+        self.status
+            .database_down(self.index, format!("PostgreSQL at {}: {}", self.database.place(), tell(error)));
     }
 
     async fn write(&self, batch: &mut Batch, memory: &mut Memory) {
         batch.sort_and_deduplicate();
         batch.remove_known(|key| memory.recent.contains(key));
+        let mut course = Course { written: Written::Copied, piece: memory.piece, start: 0 };
         let mut backoff = Backoff::new();
         loop {
             // A partition that was given back in the meantime is its new owner's business.
@@ -166,7 +174,7 @@ impl Writer {
             batch.note_log_ends(|partition| self.positions.log_end(partition));
             let started = Instant::now();
             let span = trace::transaction_span(batch);
-            let result = self.attempt(batch, memory).instrument(span.clone()).await;
+            let result = self.attempt(batch, memory, &mut course).instrument(span.clone()).await;
             trace::end_transaction(&span, &result);
             match result {
                 Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),
@@ -175,8 +183,16 @@ impl Writer {
                     if is_lock_timeout(&error) {
                         self.clear_the_way(batch, memory).await;
                     }
+                    if is_statement_timeout(&error) {
+                        memory.piece.halve(batch.rows().len());
+                        course.piece = memory.piece;
+                    }
                     self.failed(&error, started, memory);
                     tokio::time::sleep(backoff.next()).await;
+                    if matches!(fault(&error), Fault::Rule { .. }) {
+                        course.start += ELSEWHERE;
+                        self.give_company(batch, memory);
+                    }
                 }
                 Err(WriteError::Undelivered(error)) => {
                     self.undelivered(&error, started, memory);
@@ -186,13 +202,29 @@ impl Writer {
         }
     }
 
+    /// Where nothing of a batch passes a rule of the table it cannot be told whose fault that is. Joins it with what was
+    /// read meanwhile: the first row that passes tells, and what is at fault holds up nobody any longer.
+    fn give_company(&self, batch: &mut Batch, memory: &Memory) {
+        batch.retain_partitions(|progress| self.slots[self.index].is_current(progress));
+        if batch.is_empty() || batch.is_full(&self.limits) {
+            return;
+        }
+        let mut later = Batch::with_room_for(&self.limits);
+        if self.slots[self.index].take(&mut later) {
+            batch.absorb(&mut later);
+            batch.sort_and_deduplicate();
+            batch.remove_known(|key| memory.recent.contains(key));
+        }
+    }
+
     /// Somebody holds a lock that this batch needs: if it is a former owner of its partitions who was frozen in the
     /// middle of a transaction, ends that.
     async fn clear_the_way(&self, batch: &Batch, memory: &mut Memory) {
         let partitions: Vec<i32> = batch.progress().iter().map(|progress| progress.partition).collect();
         let ended = match self.connected(memory).await {
             Ok(connection) => {
-                offsets::end_frozen(connection, &self.statements, &self.owner, &partitions).await
+                let ending = offsets::end_frozen(connection, &self.statements, &self.owner, &partitions);
+                answered(ANSWER_TIMEOUT, ending).await
             }
             Err(error) => Err(error),
         };
@@ -205,19 +237,16 @@ impl Writer {
         &self,
         batch: &mut Batch,
         memory: &mut Memory,
+        course: &mut Course,
     ) -> Result<(Outcome, Written), WriteError> {
-        let mut written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
+        course.written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
         let connection = self.connected(memory).await?;
         if let Some(room) = &self.room {
-            room.make(connection, batch).await;
+            room.make(connection, batch, ANSWER_TIMEOUT).await?;
         }
         let letters = self.letters.as_deref();
-        let write = sink::write(connection, &self.statements, &self.owner, letters, batch, &mut written);
-        let outcome = tokio::time::timeout(ATTEMPT_TIMEOUT, write).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs());
-            Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)).into())
-        })?;
-        Ok((outcome, written))
+        let outcome = sink::write(connection, &self.statements, &self.owner, letters, batch, course).await?;
+        Ok((outcome, course.written))
     }
 
     fn committed(
@@ -236,9 +265,10 @@ impl Writer {
         for row in batch.rows() {
             memory.recent.remember(&row.key);
         }
-        let found = f64::from(u8::from(written == Written::Inserted && outcome.duplicates > 0));
+        let found = f64::from(u8::from(written != Written::Copied && outcome.duplicates > 0));
         memory.duplicate_share = 0.8 * memory.duplicate_share + 0.2 * found;
         let seconds = started.elapsed().as_secs_f64();
+        memory.piece.grow(batch.rows().len(), seconds);
         self.busy.transaction(self.index, seconds, batch.rows().len(), self.limits.max_events);
         self.count(batch, outcome, seconds, memory);
     }
@@ -252,7 +282,7 @@ impl Writer {
         for (event_type, count) in &outcome.stored {
             metrics.stored.with_label_values(&[event_type_label(event_type)]).inc_by(*count);
         }
-        metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates().len() as u64);
+        metrics.duplicates.inc_by(outcome.duplicates + batch.duplicates().count() as u64);
         for letter in batch.dead_letters() {
             metrics.dead_letter(letter);
             memory.labels.processed(metrics, "", UNKNOWN).inc();
@@ -302,9 +332,9 @@ impl Writer {
     }
 
     fn failed(&self, error: &sqlx::Error, started: Instant, memory: &mut Memory) {
-        let fault = fault(error);
-        let description = describe(error);
-        if fault == Fault::Configuration {
+        let description = tell(error);
+        let label = fault_label(error);
+        if label == "configuration" {
             tracing::error!(
                 error = description,
                 "PostgreSQL refuses; a person must act, trying on meanwhile"
@@ -314,5 +344,14 @@ impl Writer {
         }
         self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
         self.disconnected(memory, error);
+    }
+}
+
+/// The error for a person who must act, or wait.
+fn tell(error: &sqlx::Error) -> String {
+    let description = describe(error);
+    match fault(error) {
+        Fault::Rule { .. } => format!("{description}; {NOTHING_PASSES}"),
+        _ => description,
     }
 }

@@ -9,6 +9,7 @@ mod group_protocol;
 mod migrations;
 mod offsets;
 mod partitions;
+mod refusals;
 mod rollups;
 mod staying_up;
 mod support;

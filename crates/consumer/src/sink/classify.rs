@@ -1,24 +1,47 @@
 //! What an error from PostgreSQL means for the batch: whose fault it is and whether waiting helps.
 //!
 //! Classes are those of PostgreSQL's "Error Codes" appendix. The rule that protects data: only an error that the
-//! content of a record caused may make a dead letter; whatever the surroundings caused is retried without end.
+//! content of a record caused may make a dead letter; whatever the surroundings caused is retried without end. Nothing
+//! here looks at words, which the server says in its own language.
 
 use sqlx::postgres::PgDatabaseError;
+
+use super::advice;
+
+/// Columns that the consumer writes, as PostgreSQL knows them.
+pub(super) const WRITTEN: [&str; 6] = ["event_type", "user_id", "service", "timestamp", "data", "event_key"];
 
 /// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A key of the batch is already in the table.
     Duplicate,
-    /// The content of a record; with its line in a COPY, counted from 1, where PostgreSQL said so.
+    /// A value that PostgreSQL cannot hold; with its line in a COPY, counted from 1, where PostgreSQL said so.
     Record {
+        /// Line of the COPY data.
+        line: Option<usize>,
+    },
+    /// A rule of the table (a constraint, an index, a trigger) refuses a row. That is the record's fault if the rule lets
+    /// others pass: one that refuses every row was made by mistake.
+    Rule {
         /// Line of the COPY data.
         line: Option<usize>,
     },
     /// The surroundings, for now: connection, resources, locks, a server that is starting, stopping or read-only.
     Transient,
-    /// The surroundings, until a person acts: password, permissions, a missing database or table.
+    /// The surroundings, until a person acts: password, permissions, a missing database or table, a sequence at its end.
     Configuration,
+}
+
+/// Those parts of an error that decide.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said<'a> {
+    code: &'a str,
+    context: Option<&'a str>,
+    detail: Option<&'a str>,
+    column: Option<&'a str>,
+    constraint: Option<&'a str>,
+    routine: Option<&'a str>,
 }
 
 /// Classifies an error.
@@ -26,7 +49,14 @@ pub enum Fault {
 pub fn fault(error: &sqlx::Error) -> Fault {
     match error {
         sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
-            Some(error) => fault_of_code(error.code(), error.r#where()),
+            Some(error) => fault_of(&Said {
+                code: error.code(),
+                context: error.r#where(),
+                detail: error.detail(),
+                column: error.column(),
+                constraint: error.constraint(),
+                routine: error.routine(),
+            }),
             None => Fault::Transient,
         },
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => Fault::Configuration,
@@ -34,26 +64,86 @@ pub fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
-fn fault_of_code(code: &str, context: Option<&str>) -> Fault {
-    match code {
-        "23505" => Fault::Duplicate,
+fn fault_of(said: &Said<'_>) -> Fault {
+    let line = said.context.and_then(copy_line);
+    let in_routine = |names: &[&str]| said.routine.is_some_and(|routine| names.contains(&routine));
+    match said.code {
+        "23505" => unique(said, line),
         "25006" => Fault::Transient, // read-only: a replica after a failover
-        _ => match code.get(..2).unwrap_or_default() {
-            "22" | "23" | "54" => Fault::Record { line: context.and_then(copy_line) },
+        // A sequence has reached its end, or the column that it fills is narrower than the sequence.
+        "2200H" => Fault::Configuration,
+        "22003" if in_routine(&["int82", "int84"]) => Fault::Configuration,
+        // Transaction ids have nearly run out; the code is also that of an index entry that is too large.
+        "54000" if in_routine(&["GetNewTransactionId", "GetNewMultiXactId"]) => Fault::Configuration,
+        "23502" if said.column.is_some_and(|column| !WRITTEN.contains(&column)) => Fault::Configuration,
+        // No partition takes the row. A check has a name.
+        "23514" if said.constraint.is_none() => Fault::Configuration,
+        // The width of a column, its type, the size of an index entry.
+        "22001" | "22P03" | "54000" => Fault::Rule { line },
+        code => match code.get(..2).unwrap_or_default() {
+            "23" | "P0" => Fault::Rule { line },
+            "22" | "54" if in_function(said.context) => Fault::Rule { line },
+            "22" | "54" => Fault::Record { line },
             "08" | "25" | "40" | "53" | "55" | "57" | "58" | "XX" => Fault::Transient,
             _ => Fault::Configuration,
         },
     }
 }
 
+/// A unique index says which columns it has: `Key (event_key)=(…) already exists.` in any language. Without that (the role
+/// may not read them) its name must do.
+fn unique(said: &Said<'_>, line: Option<usize>) -> Fault {
+    let columns = said.detail.and_then(key_columns);
+    match columns {
+        Some("event_key") => Fault::Duplicate,
+        Some(columns) if names_any(columns, &WRITTEN) => Fault::Rule { line },
+        Some(_) => Fault::Configuration, // most likely a sequence that is behind the ids of the table
+        None if said.constraint.is_some_and(|name| name.ends_with("_pkey")) => Fault::Configuration,
+        None => Fault::Duplicate,
+    }
+}
+
+fn key_columns(detail: &str) -> Option<&str> {
+    let (columns, _) = detail.split_once(")=(")?;
+    columns.split_once('(').map(|(_, columns)| columns)
+}
+
+fn names_any(text: &str, names: &[&str]) -> bool {
+    text.split(|character: char| !character.is_alphanumeric() && character != '_')
+        .any(|word| names.contains(&word))
+}
+
+/// Whether a function of the database's owner was at work; the name of the language is the same in every language.
+fn in_function(context: Option<&str>) -> bool {
+    // The line of the COPY quotes the record, which may say anything.
+    let mut lines = context.unwrap_or_default().lines();
+    lines.any(|line| !line.starts_with("COPY ") && line.contains("PL/pgSQL"))
+}
+
+/// Whether the error says that a person wrote it (`RAISE` in PL/pgSQL): that alone tells nothing about whose fault it is.
+#[must_use]
+pub(super) fn is_raised(error: &sqlx::Error) -> bool {
+    has_code(error, |code| code.starts_with("P0"))
+}
+
+/// Whether the server ended a statement that took too long.
+#[must_use]
+pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
+    has_code(error, |code| code == "57014")
+}
+
+fn has_code(error: &sqlx::Error, is: impl Fn(&str) -> bool) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is(&code))
+}
+
 /// Whether somebody else held a lock for longer than `lock_timeout`.
 #[must_use]
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).as_deref() == Some("55P03")
+    has_code(error, |code| code == "55P03")
 }
 
 /// Whose fault a failed attempt was, as a metric label: `resources` when the server has run out of disk, memory or
-/// connections (class 53), else `configuration` or `transient`.
+/// connections (class 53), `transient` for all else that passes by itself, `configuration` where a person must act.
 #[must_use]
 pub fn fault_label(error: &sqlx::Error) -> &'static str {
     let code = error.as_database_error().and_then(|error| error.code());
@@ -62,9 +152,10 @@ pub fn fault_label(error: &sqlx::Error) -> &'static str {
 
 fn label_of(fault: Fault, code: &str) -> &'static str {
     match fault {
-        Fault::Configuration => "configuration",
-        _ if code.starts_with("53") => "resources",
-        _ => "transient",
+        Fault::Transient if code.starts_with("53") => "resources",
+        Fault::Transient => "transient",
+        // What a rule refuses is the surroundings' fault when it refuses everything, or it would be a dead letter.
+        _ => "configuration",
     }
 }
 
@@ -83,63 +174,43 @@ pub fn describe(error: &sqlx::Error) -> String {
     let Some(database) =
         error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
     else {
-        return with_advice(&error.to_string());
+        return advice::with_words_on_certificates(&error.to_string());
     };
     let mut text = format!("{} (SQLSTATE {})", database.message(), database.code());
-    for part in [database.detail(), database.hint()].into_iter().flatten() {
+    let advice = (fault(error) == Fault::Configuration).then(|| advice::of_database(database)).flatten();
+    for part in [database.detail(), database.hint(), advice.as_deref()].into_iter().flatten() {
         text.push_str("; ");
         text.push_str(part);
     }
     text
 }
 
-/// What the TLS library says of a certificate, and what to do about it.
-const ADVICE: [(&str, &str); 3] = [
-    (
-        "UnknownIssuer",
-        "the server's certificate is signed by an authority that is not trusted here: name it in DATABASE_CA_FILE (in a pipeline: sink.caSecretRef)",
-    ),
-    ("certificate expired", "the server's certificate has expired: renew it"),
-    (
-        "certificate not valid for name",
-        "the server's certificate is for other host names: connect by one of them, or add this one to the certificate",
-    ),
-];
-
-fn with_advice(text: &str) -> String {
-    let advice = ADVICE.iter().find(|(words, _)| text.contains(words)).map(|(_, advice)| advice);
-    advice.map_or_else(|| text.to_owned(), |advice| format!("{advice} ({text})"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_wrong_with_a_certificate_is_said_with_the_way_out() {
-        for (text, words) in [
-            (
-                "invalid peer certificate: UnknownIssuer",
-                "sink.caSecretRef) (invalid peer certificate: UnknownIssuer)",
-            ),
-            ("invalid peer certificate: certificate expired: now is", "renew it (invalid peer"),
-            ("invalid peer certificate: certificate not valid for name \"db\"", "connect by one of them"),
-            ("connection reset by peer", "connection reset by peer"),
-        ] {
-            let said = with_advice(text);
-            assert!(said.contains(words), "{said}");
-        }
+    const RECORD: Fault = Fault::Record { line: None };
+    const RULE: Fault = Fault::Rule { line: None };
+
+    fn of_code(code: &str) -> Fault {
+        fault_of(&Said { code, constraint: Some("named"), ..Said::default() })
     }
 
     #[test]
     fn only_the_content_of_a_record_is_the_records_fault() {
         let cases = [
-            ("23505", Fault::Duplicate),
-            ("22P02", Fault::Record { line: None }),
-            ("22003", Fault::Record { line: None }),
-            ("22P05", Fault::Record { line: None }),
-            ("23514", Fault::Record { line: None }),
-            ("54001", Fault::Record { line: None }),
+            ("22P02", RECORD),
+            ("22003", RECORD),
+            ("22P05", RECORD),
+            ("54001", RECORD),
+            ("22001", RULE),
+            ("22P03", RULE),
+            ("23503", RULE),
+            ("23514", RULE),
+            ("23P01", RULE),
+            ("54000", RULE),
+            ("P0001", RULE),
+            ("2200H", Fault::Configuration),
             ("40P01", Fault::Transient),
             ("40001", Fault::Transient),
             ("53100", Fault::Transient),
@@ -158,7 +229,46 @@ mod tests {
             ("42703", Fault::Configuration),
         ];
         for (code, expected) in cases {
-            assert_eq!(fault_of_code(code, None), expected, "{code}");
+            assert_eq!(of_code(code), expected, "{code}");
+        }
+    }
+
+    /// The same codes, by what else the error says.
+    #[test]
+    fn what_the_consumer_does_not_write_is_never_the_records_fault() {
+        let said = |code| Said { code, constraint: Some("named"), ..Said::default() };
+        let cases = [
+            (Said { column: Some("tenant"), ..said("23502") }, Fault::Configuration),
+            (Said { column: Some("service"), ..said("23502") }, RULE),
+            (said("23502"), RULE),
+            (Said { constraint: None, ..said("23514") }, Fault::Configuration),
+            (Said { routine: Some("GetNewTransactionId"), ..said("54000") }, Fault::Configuration),
+            (Said { routine: Some("_bt_check_third_page"), ..said("54000") }, RULE),
+            (Said { routine: Some("int84"), ..said("22003") }, Fault::Configuration),
+            (Said { routine: Some("make_result_opt_error"), ..said("22003") }, RECORD),
+            (Said { context: Some("PL/pgSQL function f() line 3 at assignment"), ..said("22P02") }, RULE),
+        ];
+        for (said, expected) in cases {
+            assert_eq!(fault_of(&said), expected, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_index_on_the_event_key_tells_duplicates() {
+        let cases = [
+            (Some("Key (event_key)=(0192fae5) already exists."), "events_event_key_key", Fault::Duplicate),
+            (Some("Schlüssel »(event_key)=(0192fae5)« existiert bereits."), "any", Fault::Duplicate),
+            (Some("Key (id)=(7) already exists."), "events_pkey", Fault::Configuration),
+            (Some("Key (created_at)=(2024-11-09) already exists."), "any", Fault::Configuration),
+            (Some("Key (user_id, \"timestamp\")=(1, 2) already exists."), "any", RULE),
+            (Some("Key (event_key, service)=(1, 2) already exists."), "any", RULE),
+            (Some("Key ((data ->> 'order'::text))=(a)=(b) already exists."), "any", RULE),
+            (None, "events_pkey", Fault::Configuration),
+            (None, "events_event_key_key", Fault::Duplicate),
+        ];
+        for (detail, name, expected) in cases {
+            let said = Said { code: "23505", detail, constraint: Some(name), ..Said::default() };
+            assert_eq!(fault_of(&said), expected, "{detail:?}");
         }
     }
 
@@ -169,8 +279,9 @@ mod tests {
             ("53300", "resources"),
             ("40P01", "transient"),
             ("28P01", "configuration"),
+            ("23514", "configuration"),
         ] {
-            assert_eq!(label_of(fault_of_code(code, None), code), label, "{code}");
+            assert_eq!(label_of(of_code(code), code), label, "{code}");
         }
     }
 

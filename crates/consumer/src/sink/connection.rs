@@ -7,6 +7,7 @@ use sqlx::{Connection, Executor};
 use std::time::Duration;
 
 use super::nodelay;
+use crate::retry::answered;
 use crate::settings;
 
 /// How long reaching the server may take before the attempt counts as failed.
@@ -63,7 +64,7 @@ impl Database {
             connection.execute(LIMITS).await?;
             Ok(connection)
         };
-        within(CONNECT_TIMEOUT, connecting).await
+        answered(CONNECT_TIMEOUT, connecting).await
     }
 
     /// Opens a connection for taking partitions over.
@@ -82,19 +83,4 @@ impl Database {
         let name = self.options.get_database().unwrap_or("(default database)");
         format!("{}:{}/{name}", self.options.get_host(), self.options.get_port())
     }
-}
-
-/// Waits for an answer of the server for so long. Who gets none must drop the connection: the answer may still come, to
-/// whatever is asked next.
-///
-/// # Errors
-/// The server's own, or that there was no answer.
-pub async fn within<T>(
-    limit: Duration,
-    asking: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {} s", limit.as_secs());
-        Err(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
-    })
 }

@@ -2,27 +2,33 @@
 //!
 //! The offsets come first. Their row locks make the next owner's claim wait until this transaction has ended, and a
 //! compare-and-set that does not hit ends it before a row is sent. Rows go in by COPY, which is the cheapest way in
-//! but fails on a known key; then the transaction is run again with an insert that passes over known keys.
+//! but fails on a known key; then the transaction is run again with an insert that passes over known keys. Where
+//! PostgreSQL refuses a row, it is run again in pieces, and those that are at fault become dead letters of it.
+//!
+//! Every wait for an answer has a limit of its own: a server that is slow makes progress, one that is gone is noticed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::DateTime;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use uuid::Uuid;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
 use super::classify::{Fault, describe, fault};
 use super::offsets::Owner;
-use super::{Statements, copy_format};
+use super::piece::Piece;
+use super::{Statements, isolate, rows};
 use crate::batch::{Batch, Progress, Row, headers_to_json};
+use crate::dead_letter::DeadLetter;
 use crate::letter_topic::{LetterTopic, UndeliveredError};
+use crate::retry::answered;
 use crate::rollup;
 
-/// COPY data is sent in pieces of about this many bytes, so that encoding never holds the whole batch twice.
-const COPY_CHUNK: usize = 128 * 1024;
+/// A statement that has no answer after this time is given up with its connection. The server ends it before that.
+const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Rows of one insert. Its columns are held as arrays and once more as the message to the server.
-const INSERT_ROWS: usize = 2_500;
+/// So many rows are refused by the line that a COPY error names; each costs a COPY of all rows. Then isolation is cheaper.
+const MOST_LINES: u32 = 2;
 
 /// A batch that could not be written as it is.
 #[derive(Debug, thiserror::Error)]
@@ -47,17 +53,85 @@ pub struct Outcome {
     pub duplicates: u64,
 }
 
-/// How rows went in.
+/// How rows go in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// By COPY: every row was new.
+    /// By COPY: every row is new.
     Copied,
-    /// By insert: known keys were passed over.
+    /// By insert: known keys are passed over.
     Inserted,
+    /// By inserts of ever smaller pieces, to find the rows that PostgreSQL refuses.
+    Isolated,
+}
+
+/// How a batch is written: what one attempt at it learns for the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// How to begin, and afterwards how it went.
+    pub written: Written,
+    /// How many rows a statement holds.
+    pub piece: Piece,
+    /// The row at which isolation begins; 0 where nothing is known of any.
+    pub start: usize,
+}
+
+/// Where an attempt failed.
+enum Failure {
+    /// In a statement that writes events; the first row of that statement.
+    Events(sqlx::Error, usize),
+    /// At the end, where deferred constraints are checked.
+    Commit(sqlx::Error),
+    /// Anywhere else: never a record's fault.
+    Other(WriteError),
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl From<UndeliveredError> for Failure {
+    fn from(error: UndeliveredError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// What to do after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Insert,
+    /// The row at this index is at fault.
+    Refuse(usize),
+    /// Begin at the row that is known to be refused, if any is.
+    Isolate(usize),
+    GiveUp,
+}
+
+/// `first` is the first row of the statement that failed, `lines` how many rows were refused by their line already.
+fn step(fault: Fault, written: Written, first: usize, rows: usize, lines: u32) -> Step {
+    let row = |line: Option<usize>| {
+        line.and_then(|line| (first + line).checked_sub(1)).filter(|row| (first..rows).contains(row))
+    };
+    match (fault, written) {
+        (Fault::Transient | Fault::Configuration, _) | (_, Written::Isolated) => Step::GiveUp,
+        (Fault::Duplicate, Written::Copied) => Step::Insert,
+        (Fault::Duplicate, Written::Inserted) => Step::Isolate(first),
+        (Fault::Record { line }, Written::Copied) if lines < MOST_LINES => {
+            row(line).map_or(Step::Isolate(first), Step::Refuse)
+        }
+        (Fault::Record { line } | Fault::Rule { line }, _) => Step::Isolate(row(line).unwrap_or(first)),
+    }
 }
 
 /// Writes the batch in one transaction and commits it. Rows that PostgreSQL refuses become dead letters of the same
-/// batch. `written` says how to begin, and afterwards how it went.
+/// batch, as soon as they are found: whatever fails afterwards, they need not be found again.
 ///
 /// Dead letters that go to a topic are there before the transaction commits, those that are known beforehand before it
 /// begins: what waits for Kafka should hold no locks in PostgreSQL.
@@ -71,30 +145,32 @@ pub async fn write(
     owner: &Owner,
     letters: Option<&LetterTopic>,
     batch: &mut Batch,
-    written: &mut Written,
+    course: &mut Course,
 ) -> Result<Outcome, WriteError> {
     if let Some(topic) = letters {
         topic.deliver(batch).await?;
     }
+    let mut lines = 0;
     loop {
-        let error = match attempt(connection, statements, owner, letters, batch, *written).await {
+        let (error, first) = match attempt(connection, statements, owner, letters, batch, course).await {
             Ok(outcome) => return Ok(outcome),
-            Err(WriteError::Database(error)) => error,
-            Err(other) => return Err(other),
+            Err(Failure::Other(error)) => return Err(error),
+            Err(Failure::Events(error, first)) => (error, first),
+            Err(Failure::Commit(error)) => (error, 0),
         };
-        match (fault(&error), *written) {
-            (Fault::Duplicate, Written::Copied) => *written = Written::Inserted,
-            // The line is of the rows as they were sent; anything else falls back to the insert, which halves.
-            (Fault::Record { line: Some(line) }, Written::Copied)
-                if (1..=batch.rows().len()).contains(&line) =>
-            {
-                batch.refuse_row(line - 1, describe(&error));
+        match step(fault(&error), course.written, first, batch.rows().len(), lines) {
+            Step::Insert => course.written = Written::Inserted,
+            Step::Refuse(row) => {
+                lines += 1;
+                batch.refuse_rows(vec![(row, describe(&error))]);
             }
-            (Fault::Record { .. }, Written::Copied) => *written = Written::Inserted,
-            (Fault::Record { .. } | Fault::Duplicate, Written::Inserted) => {
-                isolate(connection, statements, batch).await?;
+            Step::Isolate(row) => {
+                course.written = Written::Isolated;
+                if course.start == 0 {
+                    course.start = row;
+                }
             }
-            (Fault::Transient | Fault::Configuration, _) => return Err(error.into()),
+            Step::GiveUp => return Err(error.into()),
         }
     }
 }
@@ -105,19 +181,13 @@ async fn attempt(
     owner: &Owner,
     letters: Option<&LetterTopic>,
     batch: &mut Batch,
-    written: Written,
-) -> Result<Outcome, WriteError> {
-    let mut transaction = connection.begin().await?;
+    course: &Course,
+) -> Result<Outcome, Failure> {
+    let mut transaction = answer(connection.begin()).await?;
     advance(&mut transaction, statements, owner, batch).await?;
-    let stored: Vec<&Row> = if batch.rows().is_empty() {
-        Vec::new()
-    } else if written == Written::Copied {
-        copy(&mut transaction, statements, batch).await?;
-        batch.rows().iter().collect()
-    } else {
-        let keys = insert_all(&mut transaction, statements, batch).await?;
-        batch.rows().iter().filter(|row| keys.contains(&row.key)).collect()
-    };
+    let keys = store(&mut transaction, statements, batch, course).await?;
+    let is_new = |row: &&Row| keys.as_ref().is_none_or(|keys| keys.contains(&row.key));
+    let stored: Vec<&Row> = batch.rows().iter().filter(is_new).collect();
     let counts = rollup::count(batch, &stored);
     roll_up(&mut transaction, statements, owner, batch, &stored, &counts).await?;
     let duplicates = (batch.rows().len() - stored.len()) as u64;
@@ -128,8 +198,48 @@ async fn attempt(
         }
         _ => {}
     }
-    transaction.commit().await?;
+    answer(transaction.commit()).await.map_err(Failure::Commit)?;
     Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
+}
+
+/// Waits for an answer as long as is reasonable.
+pub(super) async fn answer<T>(
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    answered(PATIENCE, asking).await
+}
+
+/// Sends the rows, and returns the keys of those that are new, or `None` if all are.
+async fn store(
+    transaction: &mut Transaction<'_, Postgres>,
+    statements: &Statements,
+    batch: &mut Batch,
+    course: &Course,
+) -> Result<Option<HashSet<[u8; 16]>>, Failure> {
+    let mut keys = HashSet::new();
+    match course.written {
+        _ if batch.rows().is_empty() => {}
+        Written::Copied => {
+            for range in course.piece.ranges(0..batch.rows().len(), usize::MAX) {
+                let first = range.start;
+                let copy = rows::copy(transaction, statements, batch, range);
+                answer(copy).await.map_err(|error| Failure::Events(error, first))?;
+            }
+            return Ok(None);
+        }
+        Written::Inserted => {
+            for range in course.piece.ranges(0..batch.rows().len(), rows::INSERT_ROWS) {
+                let first = range.start;
+                let insert = rows::insert(transaction, statements, batch, range);
+                keys.extend(answer(insert).await.map_err(|error| Failure::Events(error, first))?);
+            }
+        }
+        Written::Isolated => {
+            let isolated = isolate::insert(transaction, statements, batch, course).await;
+            keys = isolated.map_err(|error| Failure::Events(error, 0))?;
+        }
+    }
+    Ok(Some(keys))
 }
 
 async fn advance(
@@ -140,7 +250,7 @@ async fn advance(
 ) -> Result<(), WriteError> {
     let column = |value: fn(&Progress) -> i64| batch.progress().iter().map(value).collect::<Vec<i64>>();
     let partitions: Vec<i32> = batch.progress().iter().map(|progress| progress.partition).collect();
-    let moved: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(statements.advance.clone()))
+    let moving = sqlx::query_scalar(AssertSqlSafe(statements.advance.clone()))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(&*owner.instance)
@@ -148,8 +258,8 @@ async fn advance(
         .bind(column(|progress| progress.from))
         .bind(column(|progress| progress.to))
         .bind(column(|progress| progress.log_end))
-        .fetch_all(connection)
-        .await?;
+        .fetch_all(connection);
+    let moved: Vec<i32> = answer(moving).await?;
     let moved: HashSet<i32> = moved.into_iter().collect();
     let fenced: Vec<i32> = partitions.into_iter().filter(|partition| !moved.contains(partition)).collect();
     if fenced.is_empty() { Ok(()) } else { Err(WriteError::Fenced(fenced)) }
@@ -168,106 +278,9 @@ async fn roll_up(
     let (Some(rollups), Some(guard), false) = (&statements.rollups, guard, stored.is_empty()) else {
         return Ok(());
     };
-    rollups.add(&mut *connection, owner, guard, counts).await?;
+    answer(rollups.add(&mut *connection, owner, guard, counts)).await?;
     if rollups.has_users() {
-        rollups.add_users(connection, owner, guard, &rollup::user_hours(stored)).await?;
-    }
-    Ok(())
-}
-
-async fn copy(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    batch: &Batch,
-) -> Result<(), sqlx::Error> {
-    let mut copy = connection.copy_in_raw(&statements.copy).await?;
-    let mut buffer = Vec::with_capacity(COPY_CHUNK + 4096);
-    copy_format::header(&mut buffer);
-    for row in batch.rows() {
-        copy_format::row(batch, row, &mut buffer);
-        if buffer.len() >= COPY_CHUNK {
-            copy.send(buffer.as_slice()).await?;
-            buffer.clear();
-        }
-    }
-    copy_format::trailer(&mut buffer);
-    copy.send(buffer.as_slice()).await?;
-    copy.finish().await?;
-    Ok(())
-}
-
-/// Inserts all rows that are not there yet, a piece after the other, and returns their keys.
-async fn insert_all(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    batch: &Batch,
-) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
-    let mut keys = HashSet::new();
-    for start in (0..batch.rows().len()).step_by(INSERT_ROWS) {
-        let end = batch.rows().len().min(start + INSERT_ROWS);
-        keys.extend(insert(connection, statements, batch, start..end).await?);
-    }
-    Ok(keys)
-}
-
-/// Inserts rows that are not there yet and returns their keys.
-async fn insert(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    batch: &Batch,
-    range: std::ops::Range<usize>,
-) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
-    let rows = &batch.rows()[range];
-    let event_types: Vec<&str> = rows.iter().map(|row| batch.event_type(row)).collect();
-    let user_ids: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.user_id)).collect();
-    let services: Vec<&str> = rows.iter().map(|row| batch.service(row)).collect();
-    let timestamps: Vec<_> = rows
-        .iter()
-        .map(|row| DateTime::from_timestamp_micros(row.timestamp_micros).unwrap_or_default())
-        .collect();
-    let data: Vec<&str> = rows.iter().map(|row| batch.data(row)).collect();
-    let keys: Vec<Uuid> = rows.iter().map(|row| Uuid::from_bytes(row.key)).collect();
-    let stored: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(statements.insert.clone()))
-        .bind(event_types)
-        .bind(user_ids)
-        .bind(services)
-        .bind(timestamps)
-        .bind(data)
-        .bind(keys)
-        .fetch_all(connection)
-        .await?;
-    Ok(stored.into_iter().map(Uuid::into_bytes).collect())
-}
-
-/// Finds the rows that PostgreSQL refuses, by halving, in a transaction that is rolled back; turns each into a dead
-/// letter. The number of statements grows with the logarithm of the batch for each bad row.
-async fn isolate(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    batch: &mut Batch,
-) -> Result<(), sqlx::Error> {
-    let mut refused: Vec<(usize, String)> = Vec::new();
-    let all = 0..batch.rows().len();
-    let mut ranges = vec![all];
-    while let Some(range) = ranges.pop() {
-        let mut transaction = connection.begin().await?;
-        let result = insert(&mut transaction, statements, batch, range.clone()).await;
-        transaction.rollback().await?;
-        let Err(error) = result else { continue };
-        if !matches!(fault(&error), Fault::Record { .. } | Fault::Duplicate) {
-            return Err(error);
-        }
-        if range.len() == 1 {
-            refused.push((range.start, describe(&error)));
-        } else {
-            let middle = range.start + range.len() / 2;
-            ranges.push(range.start..middle);
-            ranges.push(middle..range.end);
-        }
-    }
-    refused.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-    for (index, detail) in refused {
-        batch.refuse_row(index, detail);
+        answer(rollups.add_users(connection, owner, guard, &rollup::user_hours(stored))).await?;
     }
     Ok(())
 }
@@ -279,19 +292,102 @@ async fn insert_dead_letters(
     batch: &Batch,
 ) -> Result<(), sqlx::Error> {
     let letters = batch.dead_letters();
-    sqlx::query(AssertSqlSafe(Arc::clone(insert)))
+    let inserting = sqlx::query(AssertSqlSafe(Arc::clone(insert)))
         .bind(&*owner.group_id)
         .bind(&*owner.topic)
         .bind(letters.iter().map(|letter| letter.partition).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.offset).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.reason.as_str()).collect::<Vec<_>>())
-        // A detail may quote the record, and the record may hold what PostgreSQL's text cannot.
-        .bind(letters.iter().map(|letter| letter.detail.replace('\0', "\u{FFFD}")).collect::<Vec<_>>())
+        .bind(letters.iter().map(detail).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| headers_to_json(&letter.headers)).collect::<Vec<_>>())
-        .bind(letters.iter().map(|letter| letter.timestamp_millis).collect::<Vec<_>>())
-        .execute(connection)
-        .await?;
-    Ok(())
+        .bind(letters.iter().map(|letter| time_of(letter)).collect::<Vec<_>>())
+        .execute(connection);
+    answer(inserting).await.map(drop)
+}
+
+/// The first moment of PostgreSQL's timestamps, 24 November 4714 BC, in milliseconds since 1970.
+const FIRST_MILLIS: i64 = -210_866_803_200_000;
+
+/// The record's timestamp, if PostgreSQL can hold it and those who read the table can too: a producer may have written any
+/// number there, and the letter must not be lost over it.
+fn time_of(letter: &DeadLetter) -> Option<i64> {
+    let can_be_held =
+        |millis: &i64| *millis >= FIRST_MILLIS && DateTime::from_timestamp_millis(*millis).is_some();
+    letter.timestamp_millis.filter(can_be_held)
+}
+
+/// The detail as PostgreSQL can hold it, with the timestamp that it cannot.
+fn detail(letter: &DeadLetter) -> String {
+    // A detail may quote the record, and the record may hold what PostgreSQL's text cannot.
+    let detail = letter.detail.replace('\0', "\u{FFFD}");
+    match letter.timestamp_millis {
+        Some(millis) if time_of(letter).is_none() => {
+            format!("{detail}; the record's timestamp, {millis} ms, is beyond what PostgreSQL can hold")
+        }
+        _ => detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letter::Reason;
+
+    #[test]
+    fn what_follows_a_failure_ends_after_a_few_attempts() {
+        const LINE: Option<usize> = Some(3);
+        let record = |line| Fault::Record { line };
+        let rule = |line| Fault::Rule { line };
+        let cases = [
+            (Fault::Duplicate, Written::Copied, 0, Step::Insert),
+            (Fault::Duplicate, Written::Inserted, 0, Step::Isolate(100)),
+            (record(LINE), Written::Copied, 0, Step::Refuse(102)),
+            (record(LINE), Written::Copied, MOST_LINES, Step::Isolate(102)),
+            (record(Some(101)), Written::Copied, 0, Step::Isolate(100)),
+            (record(None), Written::Copied, 0, Step::Isolate(100)),
+            (record(None), Written::Inserted, 0, Step::Isolate(100)),
+            // Others of the batch must pass before a rule's refusal is the record's fault.
+            (rule(LINE), Written::Copied, 0, Step::Isolate(102)),
+            (rule(None), Written::Inserted, 0, Step::Isolate(100)),
+            // Whatever isolation could not settle is told, and waits.
+            (record(LINE), Written::Isolated, 0, Step::GiveUp),
+            (rule(None), Written::Isolated, 0, Step::GiveUp),
+            (Fault::Duplicate, Written::Isolated, 0, Step::GiveUp),
+            (Fault::Transient, Written::Copied, 0, Step::GiveUp),
+            (Fault::Configuration, Written::Inserted, 0, Step::GiveUp),
+        ];
+        for (fault, written, lines, expected) in cases {
+            assert_eq!(step(fault, written, 100, 200, lines), expected, "{fault:?} {written:?} {lines}");
+        }
+    }
+
+    #[test]
+    fn a_timestamp_that_postgresql_cannot_hold_is_in_the_detail() {
+        let letter = |timestamp_millis| DeadLetter {
+            partition: 0,
+            offset: 0,
+            reason: Reason::InvalidJson,
+            detail: "no\0".to_owned(),
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+            timestamp_millis,
+            delivered: false,
+        };
+        for (millis, held) in [
+            (None, true),
+            (Some(0), true),
+            (Some(1_731_148_200_000), true),
+            (Some(FIRST_MILLIS), true),
+            (Some(FIRST_MILLIS - 1), false),
+            (Some(i64::MAX), false),
+            (Some(9_224_318_016_000_000), false),
+        ] {
+            let letter = letter(millis);
+            assert_eq!(time_of(&letter), millis.filter(|_| held), "{millis:?}");
+            assert_eq!(detail(&letter) == "no\u{FFFD}", held, "{millis:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 
 use crate::batch::Batch;
 use crate::partitioning::{Policy, Range, time_of};
+use crate::retry::answered;
 use crate::settings::TableName;
 use crate::sink::classify::describe;
 use crate::sink::partitions;
@@ -38,14 +39,23 @@ impl Room {
         Self { table: table.clone(), policy, state: std::sync::Mutex::new(state) }
     }
 
-    /// Makes the partitions that the batch needs, as far as that is possible now. `batch` is sorted by key.
-    pub(super) async fn make(&self, connection: &mut PgConnection, batch: &Batch) {
+    /// Makes the partitions that the batch needs, as far as that is possible within `limit`. `batch` is sorted by key.
+    ///
+    /// # Errors
+    /// The connection cannot be used any more. What was not made is not tried again at once: the next attempt passes.
+    pub(super) async fn make(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        limit: Duration,
+    ) -> Result<(), sqlx::Error> {
         let wanted = self.wanted(batch);
         if wanted.is_empty() {
-            return;
+            return Ok(());
         }
         let times: Vec<u64> = wanted.iter().map(|range| range.begin).collect();
-        let made = partitions::provide(connection, &self.table, &self.policy, Utc::now(), &times).await;
+        let making = partitions::provide(connection, &self.table, &self.policy, Utc::now(), &times);
+        let made = answered(limit, making).await;
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match made {
             Ok(there) => {
@@ -61,8 +71,12 @@ impl Room {
                     "A partition could not be made; its events go into the default partition"
                 );
                 state.without.extend(wanted);
+                if error.as_database_error().is_none() {
+                    return Err(error);
+                }
             }
         }
+        Ok(())
     }
 
     /// Ranges of the batch's times of which no partition is known.

@@ -1,0 +1,206 @@
+//! Finds the rows that PostgreSQL refuses, and stores all others, in one transaction.
+//!
+//! What a piece of the rows is refused for is undone to a savepoint and the piece is halved; what is accepted stays. So
+//! rows that only contradict each other are told apart, and the number of statements grows with the logarithm of the
+//! batch for each refused row. Deferred constraints are checked at once here, or they would be heard of at the commit only.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use sqlx::{Executor, PgConnection};
+
+use super::classify::{Fault, describe, fault, is_raised};
+use super::transaction::{Course, answer};
+use super::{Statements, rows};
+use crate::batch::Batch;
+
+/// Where so many rows are refused and none has passed, the rest of the batch is not tried: each try uses up an id.
+const MOST_IN_VAIN: usize = 500;
+
+const BEGIN: &str = "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT piece";
+const KEEP: &str = "RELEASE SAVEPOINT piece; SAVEPOINT piece";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT piece";
+
+/// A row that was refused when it came alone.
+struct Refusal {
+    row: usize,
+    code: String,
+    detail: String,
+    /// Whether the record is at fault whatever becomes of others.
+    is_certain: bool,
+    /// Whether a person's own code refuses it.
+    is_raised: bool,
+    error: sqlx::Error,
+}
+
+impl Refusal {
+    fn new(row: usize, error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        Self {
+            row,
+            code: code.unwrap_or_default().into_owned(),
+            detail: describe(&error),
+            is_certain: matches!(fault(&error), Fault::Record { .. }),
+            is_raised: is_raised(&error),
+            error,
+        }
+    }
+}
+
+/// What one look at rows has found.
+#[derive(Default)]
+struct Findings {
+    stored: HashSet<[u8; 16]>,
+    refused: Vec<Refusal>,
+}
+
+impl Findings {
+    /// Whether so many rows were refused for the same reason, and none passed, that it is hardly the records' fault.
+    fn are_in_vain(&self, next: &Refusal) -> bool {
+        let alike = |other: &Refusal| other.code == next.code && !other.is_certain;
+        self.stored.is_empty() && self.refused.len() >= MOST_IN_VAIN && self.refused.iter().all(alike)
+    }
+}
+
+/// Inserts all rows but those that PostgreSQL refuses, which become dead letters of the batch, and returns the keys that
+/// are new. What is found is found for good, also where the transaction fails later.
+///
+/// # Errors
+/// The surroundings' error; or the refusal, where it seems to be the surroundings' fault: nothing passes.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &mut Batch,
+    course: &Course,
+) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
+    answer(connection.execute(BEGIN)).await?;
+    let all = batch.rows().len();
+    let start = course.start % all.max(1);
+    // The last is tried first: the row that is known to be refused, what follows it, what precedes it.
+    let parts = [0..start, start + 1..all, start..start + 1];
+    let mut ranges: Vec<_> =
+        parts.into_iter().flat_map(|part| course.piece.ranges(part, rows::INSERT_ROWS).rev()).collect();
+    let mut findings = Findings::default();
+    loop {
+        let result = sift(connection, statements, batch, ranges, &mut findings).await;
+        let guilty = guilty(&mut findings, result.is_ok());
+        let refused = guilty.into_iter().map(|refusal| (refusal.row, refusal.detail)).collect();
+        let twins = batch.refuse_rows(refused);
+        result?;
+        if let Some(innocent) = findings.refused.pop() {
+            return Err(innocent.error);
+        }
+        if twins.is_empty() {
+            return Ok(findings.stored);
+        }
+        ranges = twins.into_iter().map(|twin| twin..twin + 1).collect();
+    }
+}
+
+async fn sift(
+    connection: &mut PgConnection,
+    statements: &Statements,
+    batch: &Batch,
+    mut ranges: Vec<Range<usize>>,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
+    while let Some(range) = ranges.pop() {
+        let error = match answer(rows::insert(connection, statements, batch, range.clone())).await {
+            Ok(keys) => {
+                findings.stored.extend(keys);
+                answer(connection.execute(KEEP)).await?;
+                continue;
+            }
+            Err(error) => error,
+        };
+        if matches!(fault(&error), Fault::Transient | Fault::Configuration) {
+            return Err(error);
+        }
+        answer(connection.execute(UNDO)).await?;
+        if range.len() > 1 {
+            let middle = range.start + range.len() / 2;
+            ranges.push(middle..range.end);
+            ranges.push(range.start..middle);
+            continue;
+        }
+        let refusal = Refusal::new(range.start, error);
+        if findings.are_in_vain(&refusal) {
+            return Err(refusal.error);
+        }
+        findings.refused.push(refusal);
+    }
+    Ok(())
+}
+
+/// Takes those refusals that are the records' fault out of the findings. `complete` says whether all rows were tried.
+///
+/// A value that cannot be held is the record's fault. A rule that refuses a row may be a mistake of whoever made it: that
+/// some rows pass speaks for the rule, and that rows are refused for different reasons does, too. A row that was alone has
+/// the benefit of the rule, unless a person's own code refuses it, which tells nothing.
+fn guilty(findings: &mut Findings, complete: bool) -> Vec<Refusal> {
+    let refused = std::mem::take(&mut findings.refused);
+    let [first, others @ ..] = refused.as_slice() else { return refused };
+    let passed = !findings.stored.is_empty();
+    let tells = complete && (others.is_empty() || others.iter().any(|other| other.code != first.code));
+    let is_guilty = |refusal: &Refusal| passed || refusal.is_certain || (tells && !refusal.is_raised);
+    let (guilty, innocent) = refused.into_iter().partition(is_guilty);
+    findings.refused = innocent;
+    guilty
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: &str) -> Refusal {
+        Refusal {
+            row: 0,
+            code: code.to_owned(),
+            detail: String::new(),
+            is_certain: code.starts_with("22"),
+            is_raised: code.starts_with("P0"),
+            error: sqlx::Error::RowNotFound,
+        }
+    }
+
+    #[test]
+    fn a_rule_that_refuses_everything_is_no_records_fault() {
+        type Codes = &'static [&'static str];
+        // What was refused, whether anything passed, whether all was tried: which become dead letters.
+        let cases: &[(Codes, bool, bool, Codes)] = &[
+            (&[], false, true, &[]),
+            (&["23514"], false, true, &["23514"]),
+            (&["23514"], false, false, &[]),
+            (&["23514", "23514"], false, true, &[]),
+            (&["23514", "23514"], true, true, &["23514", "23514"]),
+            (&["23514", "23514"], true, false, &["23514", "23514"]),
+            (&["23514", "23503"], false, true, &["23514", "23503"]),
+            (&["23514", "22P02"], false, false, &["22P02"]),
+            (&["22P02", "22P02"], false, true, &["22P02", "22P02"]),
+            (&["P0001"], false, true, &[]),
+            (&["P0001"], true, true, &["P0001"]),
+            (&["P0001", "23514"], false, true, &["23514"]),
+        ];
+        for (refused, passed, complete, expected) in cases {
+            let stored = if *passed { HashSet::from([[0; 16]]) } else { HashSet::new() };
+            let refused = refused.iter().map(|code| refusal(code)).collect();
+            let mut findings = Findings { stored, refused };
+            let before = findings.refused.len();
+            let guilty = guilty(&mut findings, *complete);
+            let codes: Vec<_> = guilty.iter().map(|refusal| refusal.code.as_str()).collect();
+            assert_eq!(codes, *expected, "{passed} {complete}");
+            assert_eq!(guilty.len() + findings.refused.len(), before, "none is forgotten");
+        }
+    }
+
+    #[test]
+    fn one_reason_for_hundreds_of_rows_and_nothing_that_passes_is_enough() {
+        let refused = |code: &str| (0..MOST_IN_VAIN).map(|_| refusal(code)).collect();
+        let findings = Findings { stored: HashSet::new(), refused: refused("23514") };
+        assert!(findings.are_in_vain(&refusal("23514")) && !findings.are_in_vain(&refusal("23503")));
+        let certain = Findings { stored: HashSet::new(), refused: refused("22P02") };
+        assert!(!certain.are_in_vain(&refusal("22P02")), "each of these is a dead letter");
+        let passing = Findings { stored: HashSet::from([[0; 16]]), refused: refused("23514") };
+        assert!(!passing.are_in_vain(&refusal("23514")));
+    }
+}
