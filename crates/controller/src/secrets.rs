@@ -16,6 +16,7 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 use crate::context::{ByNamespace, Pipeline};
 use crate::error::Error;
@@ -28,6 +29,10 @@ pub(crate) type Changes = mpsc::UnboundedSender<ObjectRef<Pipeline>>;
 
 /// How long one watch lasts before it is asked for anew; the API server allows just under five minutes.
 const WATCH_SECONDS: u32 = 280;
+/// One that lasts longer is dead: its connection has gone without a word.
+const LONGEST_WATCH: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 20);
+/// How often a Secret that changes while it is read is read again.
+const ATTEMPTS: usize = 3;
 /// Pause after a watch that failed, longer after each further one.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -49,8 +54,52 @@ enum Known {
 
 struct Entry {
     known: Known,
+    /// How often there was news: what was read before the last of it may be out of date.
+    news: u64,
     users: HashSet<ObjectRef<Pipeline>>,
     watch: AbortHandle,
+}
+
+impl Known {
+    fn content(&self) -> Option<Content> {
+        match self {
+            Self::Present { content, .. } => Some(Arc::clone(content)),
+            Self::Nothing | Self::Absent => None,
+        }
+    }
+}
+
+impl Entry {
+    /// Takes what was read, unless there has been news since there were so many. False if it has to be read again.
+    fn learn(&mut self, known: Known, news: u64) -> bool {
+        let fresh = self.news == news;
+        if fresh {
+            self.known = known;
+        }
+        fresh
+    }
+
+    /// The watch has seen this version, or that it is not there. True if those who use it have to be told.
+    fn change(&mut self, version: Option<&str>) -> bool {
+        let news = match (&self.known, version) {
+            // Whoever reads it at this moment reads it again.
+            (Known::Nothing, _) => {
+                self.news += 1;
+                false
+            }
+            (Known::Absent, version) => version.is_some(),
+            (Known::Present { version: known, .. }, version) => known.as_deref() != version,
+        };
+        if news {
+            self.forget();
+        }
+        news
+    }
+
+    fn forget(&mut self) {
+        self.known = Known::Nothing;
+        self.news += 1;
+    }
 }
 
 impl Drop for Entry {
@@ -81,27 +130,28 @@ impl Secrets {
         user: &ObjectRef<Pipeline>,
     ) -> Result<Option<Content>, Error> {
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
-        match self.subscribe(&key, user) {
-            Known::Absent => return Ok(None),
-            Known::Present { content, .. } => return Ok(Some(content)),
-            Known::Nothing => {}
-        }
         let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
-        let secret = api
-            .get_opt(name)
-            .await
-            .map_err(|source| Error::ReadSecret { name: name.to_owned(), source: Box::new(source) })?;
-        let known = secret.map_or(Known::Absent, |secret| Known::Present {
-            version: secret.resource_version(),
-            content: Arc::new(secret.data.unwrap_or_default()),
-        });
-        let content = match &known {
-            Known::Present { content, .. } => Some(Arc::clone(content)),
-            Known::Nothing | Known::Absent => None,
-        };
-        if let Some(entry) = self.lock().get_mut(&key) {
-            entry.known = known;
+        let mut content = None;
+        for _ in 0..ATTEMPTS {
+            let news = match self.subscribe(&key, user) {
+                (Known::Absent, _) => return Ok(None),
+                (Known::Present { content, .. }, _) => return Ok(Some(content)),
+                (Known::Nothing, news) => news,
+            };
+            let secret = api
+                .get_opt(name)
+                .await
+                .map_err(|source| Error::ReadSecret { name: name.to_owned(), source: Box::new(source) })?;
+            let known = secret.map_or(Known::Absent, |secret| Known::Present {
+                version: secret.resource_version(),
+                content: Arc::new(secret.data.unwrap_or_default()),
+            });
+            content = known.content();
+            if self.lock().get_mut(&key).is_none_or(|entry| entry.learn(known, news)) {
+                break;
+            }
         }
+        // One that changes all the time is read each time.
         Ok(content)
     }
 
@@ -115,27 +165,22 @@ impl Secrets {
         });
     }
 
-    fn subscribe(&self, key: &Key, user: &ObjectRef<Pipeline>) -> Known {
+    fn subscribe(&self, key: &Key, user: &ObjectRef<Pipeline>) -> (Known, u64) {
         let mut entries = self.lock();
         let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
             known: Known::Nothing,
+            news: 0,
             users: HashSet::new(),
             watch: tokio::spawn(watch(self.clone(), key.clone())).abort_handle(),
         });
         entry.users.insert(user.clone());
-        entry.known.clone()
+        (entry.known.clone(), entry.news)
     }
 
     fn changed(&self, key: &Key, version: Option<&str>) {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(key) else { return };
-        let news = match (&entry.known, version) {
-            (Known::Nothing, _) => false,
-            (Known::Absent, version) => version.is_some(),
-            (Known::Present { version: known, .. }, version) => known.as_deref() != version,
-        };
-        if news {
-            entry.known = Known::Nothing;
+        if entry.change(version) {
             for user in &entry.users {
                 // A closed channel means that the controller is stopping.
                 let _ = self.changes.get(&key.namespace).map(|changes| changes.unbounded_send(user.clone()));
@@ -146,7 +191,7 @@ impl Secrets {
     // Without a watch nothing may be believed: the next reconcile reads again.
     fn forget(&self, key: &Key) {
         if let Some(entry) = self.lock().get_mut(key) {
-            entry.known = Known::Nothing;
+            entry.forget();
         }
     }
 
@@ -158,9 +203,10 @@ impl Secrets {
 async fn watch(secrets: Secrets, key: Key) {
     let mut failures: u32 = 0;
     loop {
-        match watch_once(&secrets, &key).await {
-            Ok(()) => failures = 0,
-            Err(error) => {
+        // Begun again, it forgets what was read before.
+        match timeout(LONGEST_WATCH, watch_once(&secrets, &key)).await {
+            Ok(Ok(())) | Err(_) => failures = 0,
+            Ok(Err(error)) => {
                 // Meanwhile every reconcile reads the Secret anew, so nothing is missed.
                 let (namespace, secret) = (key.namespace.as_str(), key.name.as_str());
                 if failures == 0 {
@@ -201,4 +247,37 @@ async fn current_version(secrets: &Secrets, key: &Key) -> Result<String, kube::E
     let api = Api::<AnalyticsPipeline>::namespaced(secrets.client.clone(), &key.namespace);
     let list = api.list_metadata(&ListParams::default().limit(1)).await?;
     Ok(list.metadata.resource_version.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(version: &str) -> Known {
+        Known::Present { version: Some(version.to_owned()), content: Content::default() }
+    }
+
+    /// A password that is changed while it is read would be used until the next change.
+    #[tokio::test]
+    async fn what_was_read_before_a_change_is_not_kept() {
+        // What was known, what the watch saw, whether the users are told, and whether a reading begun before is kept.
+        let table = [
+            (Known::Nothing, Some("2"), false, false, "changed while it was read"),
+            (Known::Nothing, None, false, false, "deleted while it was read"),
+            (present("1"), Some("2"), true, false, "changed"),
+            (present("2"), Some("2"), false, true, "seen once more"),
+            (present("1"), None, true, false, "deleted"),
+            (Known::Absent, Some("1"), true, false, "made"),
+            (Known::Absent, None, false, true, "still not there"),
+        ];
+        for (known, version, told, kept, what) in table {
+            let watch = tokio::spawn(async {}).abort_handle();
+            let mut entry = Entry { known, news: 7, users: HashSet::new(), watch };
+            assert_eq!(entry.change(version), told, "{what}");
+            assert_eq!(entry.learn(present("1"), 7), kept, "{what}");
+            if told {
+                assert!(matches!(entry.known, Known::Nothing), "{what}");
+            }
+        }
+    }
 }
