@@ -116,7 +116,9 @@ fn age(reading: &Reading, memory: &PartitionMemory, lag: u64, now: f64) -> f64 {
     };
     let by_rate = if rate > 0.0 { lag as f64 / rate } else { OLDEST_SECONDS };
     let since_empty = memory.drained.map_or(OLDEST_SECONDS, |drained| now - drained);
-    reading.lag_seconds.unwrap_or_else(|| by_rate.min(since_empty)).min(OLDEST_SECONDS)
+    // What is never consumed stands before what waits, and is older.
+    let told = reading.lag_seconds.filter(|_| memory.residue == 0);
+    told.unwrap_or_else(|| by_rate.min(since_empty)).min(OLDEST_SECONDS)
 }
 
 /// Partitions faster than a replica and by far faster than the rest.

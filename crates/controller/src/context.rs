@@ -14,7 +14,7 @@ use kube::{Client, Resource, ResourceExt};
 use crate::args::Settings;
 use crate::decisions::Decisions;
 use crate::index::Index;
-use crate::kafka::{Clients, LagError, Quiet, Reading};
+use crate::kafka::{Ages, Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
 use crate::pipeline::{Applied, Course, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
 use crate::secrets::Secrets;
@@ -98,6 +98,8 @@ pub(crate) struct Memory {
     pub(crate) asked: Option<(Instant, Fleet)>,
     /// What to compare log ends with to see whether something has arrived.
     pub(crate) quiet: Option<Quiet>,
+    /// What arrived when, while something waits.
+    pub(crate) ages: Ages,
     /// What the status, Events and metrics tell.
     pub(crate) told: Option<Essence>,
     /// Whether it is left alone for a while, unless something arrives.

@@ -1,17 +1,24 @@
 //! The controller's look at Kafka: committed offsets, log ends and the state of the group. It consumes nothing and joins no group.
 
+mod age;
 mod clients;
 mod committed;
 mod ends;
 mod error;
-mod members;
+mod groups;
+mod listener;
+mod native;
 mod reader;
+mod settings;
+mod silence;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use autoscaler::{GroupState, PartitionObservation};
 
+pub(crate) use age::Ages;
 pub(crate) use clients::Clients;
 pub(crate) use ends::Arrivals;
 pub(crate) use error::LagError;
@@ -53,7 +60,7 @@ impl Quiet {
     /// What to compare with, from the last reading; `None` if a log end was not read.
     pub(crate) fn new(connection: &Connection, reading: &Reading) -> Option<Self> {
         let ends = reading.partitions.iter().map(|seen| Some((seen.partition, seen.log_end?)));
-        let client = clients::client_of(connection);
+        let client = settings::client_of(connection);
         Some(Self { client, topic: connection.topic.clone(), ends: ends.collect::<Option<_>>()? })
     }
 }

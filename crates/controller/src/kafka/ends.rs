@@ -10,7 +10,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 /// They are read again after this time: this much later at most is an arrival noticed.
 const AGAIN: Duration = Duration::from_secs(2);
 /// They are believed for so long.
-const FRESH: Duration = Duration::from_secs(4);
+pub(super) const FRESH: Duration = Duration::from_secs(4);
+/// Whether a topic has been given more partitions is asked again after this time: nobody asks for the ends of those.
+const GROWN: Duration = Duration::from_secs(10);
 /// A topic that nobody has asked about for so long is left out.
 const USED: Duration = Duration::from_secs(30);
 /// Pause after an attempt that failed; meanwhile every pipeline is looked at by itself.
@@ -32,6 +34,8 @@ struct Known {
     /// When to read them again; `None` while that is under way, and at the beginning.
     again: Option<Instant>,
     reading: bool,
+    /// When to ask for the numbers of partitions again.
+    count_again: Option<Instant>,
     topics: HashMap<String, Topic>,
 }
 
@@ -39,6 +43,8 @@ struct Topic {
     partitions: Vec<i32>,
     used: Instant,
     ends: ByPartition,
+    /// It has been given more partitions.
+    grown: bool,
 }
 
 /// What has become of log ends that were seen before.
@@ -61,6 +67,9 @@ impl Ends {
         match known.topics.get_mut(topic) {
             Some(topic) if same(topic) => {
                 topic.used = now;
+                if topic.grown {
+                    return Arrivals::Some;
+                }
                 match topic.ends.len() == seen.len() && fresh {
                     false => Arrivals::Unknown,
                     true if topic.ends == seen => Arrivals::None,
@@ -69,7 +78,7 @@ impl Ends {
             }
             _ => {
                 let partitions = seen.iter().map(|(partition, _)| *partition).collect();
-                let new = Topic { partitions, used: now, ends: ByPartition::new() };
+                let new = Topic { partitions, used: now, ends: ByPartition::new(), grown: false };
                 known.topics.insert(topic.to_owned(), new);
                 Arrivals::Unknown
             }
@@ -93,6 +102,27 @@ impl Ends {
         }
         known.reading = list.count() > 0;
         known.reading.then_some(list)
+    }
+
+    /// The topics whose partitions are to be counted now; none if it is too early.
+    pub(super) fn to_be_counted(&self, now: Instant) -> Vec<String> {
+        let mut known = self.lock();
+        if known.topics.is_empty() || known.count_again.is_some_and(|again| now < again) {
+            return Vec::new();
+        }
+        known.count_again = Some(now + GROWN);
+        known.topics.keys().cloned().collect()
+    }
+
+    /// Takes numbers of partitions, and gives back those that are larger than they were.
+    pub(super) fn take_counts(&self, counts: HashMap<String, usize>) -> Vec<(String, usize)> {
+        let mut known = self.lock();
+        let mut grown = counts;
+        grown.retain(|name, count| {
+            let topic = known.topics.get_mut(name).filter(|topic| *count > topic.partitions.len());
+            topic.map(|topic| topic.grown = true).is_some()
+        });
+        grown.into_iter().collect()
     }
 
     /// Takes what was read at `now`, or `None` if that failed.
@@ -172,6 +202,28 @@ mod tests {
         assert_eq!(ends.compare("clicks", &seen, start), Arrivals::Unknown, "the request failed");
         assert!(ends.due(start + AGAIN).is_none(), "nobody tries at once");
         assert!(ends.due(start + PAUSE).is_some());
+    }
+
+    /// Records of a partition that nobody knows of wake nobody.
+    #[test]
+    fn a_topic_with_more_partitions_than_it_had_is_news() {
+        let (ends, start) = (Ends::default(), Instant::now());
+        assert_eq!(ends.to_be_counted(start), [""; 0]);
+        ends.compare("clicks", &[(0, 5)], start);
+        ends.compare("views", &[(0, 5)], start);
+        let mut asked = ends.to_be_counted(start);
+        asked.sort();
+        assert_eq!(asked, ["clicks", "views"]);
+        assert_eq!(ends.to_be_counted(start + GROWN / 2), [""; 0], "that was asked just now");
+        assert_eq!(ends.to_be_counted(start + GROWN).len(), 2);
+        let counts = [("clicks".to_owned(), 2), ("views".to_owned(), 1), ("other".to_owned(), 9)];
+        assert_eq!(ends.take_counts(counts.into()), [("clicks".to_owned(), 2)]);
+        ends.take(Some(&read(&[("clicks", 0, 5), ("views", 0, 5)])), start);
+        assert_eq!(ends.compare("clicks", &[(0, 5)], start), Arrivals::Some);
+        assert_eq!(ends.compare("views", &[(0, 5)], start), Arrivals::None);
+        ends.compare("clicks", &[(0, 5), (1, 0)], start);
+        ends.take(Some(&read(&[("clicks", 0, 5), ("clicks", 1, 0)])), start);
+        assert_eq!(ends.compare("clicks", &[(0, 5), (1, 0)], start), Arrivals::None, "it is looked at whole");
     }
 
     #[test]

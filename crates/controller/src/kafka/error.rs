@@ -152,7 +152,7 @@ fn tidy(detail: &str) -> String {
     detail[..end].trim().to_owned()
 }
 
-fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
+pub(super) fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
 

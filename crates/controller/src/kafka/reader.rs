@@ -7,35 +7,83 @@ use std::time::{Duration, Instant};
 use autoscaler::{CommittedOffset, GroupState, PartitionObservation};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::groups::GroupMemberInfo;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::clients::Client;
-use super::error::classify;
-use super::{Connection, LagError, Reading, committed, members};
+use super::error::{classify, code_of};
+use super::{Connection, LagError, Reading, committed, groups};
+
+/// For so long is an answer to "is anybody there?" awaited.
+const ANYBODY: Duration = Duration::from_secs(2);
 
 /// A reading that did not come about.
+#[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: LagError,
-    /// True if the client may hold on to a coordinator that is none any more; another client asks anew.
-    pub(super) renew: bool,
+    pub(super) kind: Kind,
+}
+
+/// What kind of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Kafka has answered: the same question by another connection would have the same answer.
+    Answered,
+    /// The client holds on to a coordinator that is none any more; another client asks anew.
+    Moved,
+    /// Some broker does not answer; others do.
+    Partly,
+    /// No broker answers, or none lets us in.
+    Silent,
 }
 
 /// Reads partitions, committed offsets and log ends, in this order: a commit that comes between makes the lag look larger,
 /// never negative. Each of them is one request for all partitions (per broker).
 pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) -> Result<Reading, Failure> {
+    let (topic, group) = (connection.topic.as_str(), connection.group.as_str());
     read_offsets(client, connection, timeout)
         .map(|(count, partitions)| {
-            let (group, group_members) = read_group(client, connection, timeout);
+            // What the group does is welcome, not needed: without it the autoscaler goes by the Deployment alone.
+            let group = groups::describe(client.client(), group, timeout).ok();
             client.context().take();
-            Reading { partition_count: count, partitions, group, group_members }
+            Reading {
+                partition_count: count,
+                partitions,
+                group_members: group.as_ref().and_then(|group| group.readers(topic)),
+                group: group.map_or(GroupState::Unknown, |group| group.state),
+            }
         })
         .map_err(|error| {
-            client.context().remember(&connection.topic, None);
+            // Where the partitions are known, the cluster has answered not long ago.
+            let answered = client.context().partitions(topic).is_some();
+            client.context().remember(topic, None);
+            let kind = kind(code_of(&error), || {
+                answered && client.fetch_metadata(Some(topic), timeout.min(ANYBODY)).is_ok()
+            });
             listen(client);
-            let renew = matches!(error, KafkaError::OffsetFetch(_));
-            Failure { error: classify(&error, &client.context().take(), connection), renew }
+            Failure { error: classify(&error, &client.context().take(), connection), kind }
         })
+}
+
+fn kind(code: RDKafkaErrorCode, is_anybody_there: impl FnOnce() -> bool) -> Kind {
+    match code {
+        RDKafkaErrorCode::NotCoordinator | RDKafkaErrorCode::CoordinatorNotAvailable => Kind::Moved,
+        RDKafkaErrorCode::AllBrokersDown
+        | RDKafkaErrorCode::BrokerTransportFailure
+        | RDKafkaErrorCode::NetworkException
+        | RDKafkaErrorCode::OperationTimedOut
+        | RDKafkaErrorCode::RequestTimedOut
+        | RDKafkaErrorCode::Resolve
+        | RDKafkaErrorCode::SSL
+        | RDKafkaErrorCode::Authentication
+        | RDKafkaErrorCode::SaslAuthenticationFailed => {
+            if is_anybody_there() {
+                Kind::Partly
+            } else {
+                Kind::Silent
+            }
+        }
+        _ => Kind::Answered,
+    }
 }
 
 fn read_offsets(
@@ -118,31 +166,6 @@ fn position(offset: &Offset) -> Option<i64> {
     match offset {
         Offset::Offset(offset) => Some(*offset),
         _ => None,
-    }
-}
-
-// What the group does is welcome, not needed: without it the autoscaler goes by the Deployment alone.
-fn read_group(client: &Client, connection: &Connection, timeout: Duration) -> (GroupState, Option<u32>) {
-    let group = connection.group.as_str();
-    let Ok(groups) = client.fetch_group_list(Some(group), timeout) else {
-        return (GroupState::Unknown, None);
-    };
-    let Some(found) = groups.groups().iter().find(|candidate| candidate.name() == group) else {
-        return (GroupState::Dead, Some(0));
-    };
-    let ours = |member: &&GroupMemberInfo| {
-        member.metadata().is_none_or(|subscription| members::subscribes(subscription, &connection.topic))
-    };
-    let members = u32::try_from(found.members().iter().filter(ours).count()).ok();
-    match found.state() {
-        "Stable" => (GroupState::Stable, members),
-        "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling" => {
-            (GroupState::Rebalancing, members)
-        }
-        "Empty" => (GroupState::Empty, Some(0)),
-        // A group that is listed and yet described as dead is one of the new protocol (KIP-848), which this request
-        // knows nothing about.
-        _ => (GroupState::Unknown, None),
     }
 }
 
@@ -242,6 +265,41 @@ mod tests {
                 assert!(reading.partitions.iter().all(|seen| seen.committed == CommittedOffset::Never));
             }
         }
+    }
+
+    #[test]
+    fn only_failures_of_connections_are_looked_into() {
+        let table = [
+            (RDKafkaErrorCode::GroupAuthorizationFailed, Some(Kind::Answered)),
+            (RDKafkaErrorCode::UnknownTopicOrPartition, Some(Kind::Answered)),
+            (RDKafkaErrorCode::NotCoordinator, Some(Kind::Moved)),
+            (RDKafkaErrorCode::CoordinatorNotAvailable, Some(Kind::Moved)),
+            (RDKafkaErrorCode::OperationTimedOut, None),
+            (RDKafkaErrorCode::BrokerTransportFailure, None),
+            (RDKafkaErrorCode::SaslAuthenticationFailed, None),
+        ];
+        for (code, expected) in table {
+            assert_eq!(kind(code, || true), expected.unwrap_or(Kind::Partly), "{code:?}");
+            assert_eq!(kind(code, || false), expected.unwrap_or(Kind::Silent), "{code:?}");
+        }
+    }
+
+    /// What one pipeline may not see must not cost the others their connection.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_group_that_may_not_be_read_leaves_the_client_to_the_others() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("clicks", 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let clients = Clients::new(TIMEOUT);
+        clients.read(&connection(&brokers, "clicks")).await.unwrap();
+        let before = clients.opened();
+        for _ in 0..3 {
+            let forbidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+            cluster.request_errors(RDKafkaApiKey::OffsetFetch, &[forbidden]);
+            let error = clients.read(&connection(&brokers, "clicks")).await.unwrap_err();
+            assert_eq!(error.reason(), "KafkaNotAuthorized", "{error}");
+        }
+        assert_eq!(clients.opened(), before);
     }
 
     /// The coordinator of a group moves whenever a broker restarts. (A client without a group of its own crashes here.)

@@ -177,7 +177,13 @@ pub(crate) async fn run(
         };
         tokio::join!(lag, scrape::run(&context.http, &pods, &mut memory.samples))
     };
-    let (reading, consumers) = look.instrument(span.clone()).await;
+    let (mut reading, consumers) = look.instrument(span.clone()).await;
+    let time = now();
+    match &mut reading {
+        Ok(_) if nothing_new => memory.ages.still(time),
+        Ok(reading) => memory.ages.tell(memory.quiet.as_ref(), &mut reading.partitions, time),
+        Err(_) => {}
+    }
     trace::observed(&span, &reading, consumers.len());
     if let Err(error) = &reading {
         context.metrics.lag_read_failed(error.reason());
@@ -187,20 +193,27 @@ pub(crate) async fn run(
         memory.asked = Some((Instant::now(), fleet.clone()));
         memory.quiet = reading.as_ref().ok().and_then(|reading| Quiet::new(&pipeline.kafka, reading));
     }
-    let observation = observation(fleet, reading.as_ref().ok().cloned(), consumers);
+    let observation = observation(time, fleet, reading.as_ref().ok().cloned(), consumers);
     Seen { reading, observation: Some(observation), nothing_new }
 }
 
 /// What a look would show at a pipeline without consumers for which nothing has arrived; `None` if it takes a look to tell.
-pub(super) fn again(fleet: &Fleet, memory: &Memory) -> Option<Seen> {
+pub(super) fn again(fleet: &Fleet, memory: &mut Memory) -> Option<Seen> {
     let reading = still_good(fleet, memory)?.clone();
-    let observation = observation(fleet, Some(reading.clone()), Vec::new());
+    let time = now();
+    memory.ages.still(time);
+    let observation = observation(time, fleet, Some(reading.clone()), Vec::new());
     Some(Seen { reading: Ok(reading), observation: Some(observation), nothing_new: true })
 }
 
-fn observation(fleet: &Fleet, known: Option<Reading>, consumers: Vec<ConsumerObservation>) -> Observation {
+fn observation(
+    time: f64,
+    fleet: &Fleet,
+    known: Option<Reading>,
+    consumers: Vec<ConsumerObservation>,
+) -> Observation {
     Observation {
-        time: now(),
+        time,
         replicas: ReplicaObservation {
             spec: count(fleet.spec),
             ready: count(fleet.ready),
