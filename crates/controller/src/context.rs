@@ -17,6 +17,7 @@ use crate::index::Index;
 use crate::kafka::{Ages, Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
 use crate::pipeline::{Applied, Course, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
+use crate::recollections::Recollections;
 use crate::secrets::Secrets;
 use crate::watches::Stores;
 
@@ -119,14 +120,26 @@ pub(crate) struct Memory {
 /// What is remembered of all pipelines.
 #[derive(Default)]
 pub(crate) struct Memories {
+    recollections: Recollections,
     // Boxed, because half of the places of a table are empty.
     by_uid: Mutex<HashMap<String, Box<Memory>>>,
 }
 
 impl Memories {
-    /// Takes the memory of a pipeline out; at most one reconcile works on a pipeline at a time.
+    /// No memory yet but what the watches find in statuses.
+    pub(crate) fn new(recollections: Recollections) -> Self {
+        Self { recollections, ..Self::default() }
+    }
+
+    /// Takes the memory of a pipeline out; at most one reconcile works on a pipeline at a time. The first time, it is what the
+    /// status holds of it, if that can be read: another version may have written it.
     pub(crate) fn take(&self, uid: &str) -> Box<Memory> {
-        self.lock().remove(uid).unwrap_or_default()
+        if let Some(memory) = self.lock().remove(uid) {
+            return memory;
+        }
+        let text = self.recollections.recall(uid);
+        let scaling = text.and_then(|text| serde_json::from_str(&text).ok()).map(Arc::new);
+        Box::new(Memory { scaling, ..Memory::default() })
     }
 
     /// Puts it back.
@@ -143,6 +156,7 @@ impl Memories {
 
     /// Forgets all pipelines for which `exists` is false, and gives back their names.
     pub(crate) fn forget_unless(&self, exists: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.recollections.forget_unless(&exists);
         self.lock().extract_if(|uid, _| !exists(uid)).map(|(_, memory)| memory.name).collect()
     }
 
@@ -177,13 +191,74 @@ impl Context {
         rivals
     }
 
-    /// Forgets pipelines that are gone: their memory, their metrics and the watches of their Secrets.
+    /// Forgets pipelines that are gone: their memory, their metrics and the watches of their Secrets. What one of the same name that
+    /// has come since has is left.
     pub(crate) fn sweep(&self) {
-        let living: HashSet<_> = self.all_pipelines().iter().filter_map(|pipeline| pipeline.uid()).collect();
-        for (namespace, name) in self.memories.forget_unless(|uid| living.contains(uid)) {
-            self.metrics.remove_pipeline(&namespace, &name);
-            self.secrets.keep_only(&ObjectRef::new(&name).within(&namespace), &BTreeSet::new());
-            self.decisions.forget(&(namespace, name));
+        let living = self.all_pipelines();
+        let uids: HashSet<_> = living.iter().filter_map(|pipeline| pipeline.uid()).collect();
+        let gone = self.memories.forget_unless(|uid| uids.contains(uid));
+        if gone.is_empty() {
+            return;
         }
+        let names: HashSet<_> = living
+            .iter()
+            .map(|pipeline| (pipeline.namespace().unwrap_or_default(), pipeline.name_any()))
+            .collect();
+        for name in without_heirs(gone, &names) {
+            let (namespace, pipeline) = &name;
+            self.metrics.remove_pipeline(namespace, pipeline);
+            self.secrets.keep_only(&ObjectRef::new(pipeline).within(namespace), &BTreeSet::new());
+            self.decisions.forget(&name);
+        }
+    }
+}
+
+// Metrics, recordings and users of Secrets go by name, and the name may have been taken again.
+fn without_heirs(
+    gone: Vec<(String, String)>,
+    living: &HashSet<(String, String)>,
+) -> impl Iterator<Item = (String, String)> {
+    gone.into_iter().filter(|name| !living.contains(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A restart of the controller must not forget capacity and windows.
+    #[test]
+    fn memories_come_back_from_the_status_and_nonsense_is_forgotten() {
+        let observation = autoscaler::Observation { time: 5.0, ..autoscaler::Observation::default() };
+        let (state, _) = autoscaler::decide(&Default::default(), &observation, &Default::default());
+        let text = serde_json::to_string(&state).unwrap();
+        let recalled = |text: &str| {
+            let recollections = Recollections::default();
+            let mut pipeline = crate::pipeline::fixtures::pipeline("{}");
+            let scaling =
+                analytics_api::ScalingStatus { memory: Some(text.to_owned()), ..Default::default() };
+            pipeline.status =
+                Some(analytics_api::AnalyticsPipelineStatus { scaling: Some(scaling), ..Default::default() });
+            recollections.keep(&mut pipeline);
+            Memories::new(recollections).take("uid-clicks").scaling
+        };
+        assert_eq!(recalled(&text).as_deref(), Some(&state));
+        assert_eq!(recalled("{nonsense"), None);
+    }
+
+    /// Deleted and made again between two sweeps: what the new one has is not the old one's to take along.
+    #[test]
+    fn what_a_new_pipeline_of_the_same_name_has_is_left() {
+        let name = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let memories = Memories::default();
+        for (uid, pipeline) in [("old", "clicks"), ("new", "clicks"), ("other", "views")] {
+            memories.put(uid, Box::new(Memory { name: name("shop", pipeline), ..Memory::default() }));
+        }
+        let mut gone = memories.forget_unless(|uid| uid == "new");
+        gone.sort();
+        assert_eq!(gone, [name("shop", "clicks"), name("shop", "views")]);
+        let living = HashSet::from([name("shop", "clicks"), name("other", "views")]);
+        assert_eq!(without_heirs(gone, &living).collect::<Vec<_>>(), [name("shop", "views")]);
+        assert!(memories.take("old").name.0.is_empty());
+        assert_eq!(memories.take("new").name, name("shop", "clicks"));
     }
 }

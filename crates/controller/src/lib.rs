@@ -16,8 +16,10 @@ mod kafka;
 pub mod lease;
 mod metrics;
 mod pipeline;
+mod recollections;
 mod run;
 mod secrets;
+mod shelf;
 mod trace;
 mod watches;
 

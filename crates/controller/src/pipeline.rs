@@ -7,7 +7,7 @@ mod dereference;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod guard;
 mod hash;
 mod migrate;
@@ -346,13 +346,13 @@ fn migration(pipeline: &ValidatedPipeline, job: &str, context: &Context) -> Migr
     if pipeline.spec.suspend {
         return Migration::NotWanted;
     }
-    let reference = kube::runtime::reflector::ObjectRef::new(job).within(&pipeline.namespace);
     let mut pods = observe::pods(context, &pipeline.namespace, &pipeline.name, "migration");
     pods.retain(|pod| pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job));
     let trouble = pods.iter().find_map(|pod| observe::trouble(pod));
     let ended = pods.iter().find_map(|pod| observe::ended(pod, jiff::Timestamp::now()));
-    let job = context.stores.get(&pipeline.namespace).and_then(|stores| stores.jobs.get(&reference));
-    migrate::progress(job.as_deref(), trouble, ended)
+    let namespace = &pipeline.namespace;
+    let job = context.stores.get(namespace).and_then(|stores| stores.jobs.get(namespace, job));
+    migrate::progress(job.as_ref(), trouble, ended)
 }
 
 // What was done is told whatever becomes of the status; how conditions have changed, once it is written, for else it would be told

@@ -22,6 +22,7 @@ use crate::decisions::{self, Decisions};
 use crate::kafka::Clients;
 use crate::lease::{self, Elector};
 use crate::metrics::Metrics;
+use crate::recollections::Recollections;
 use crate::secrets::Secrets;
 use crate::{arrivals, heap, pipeline, watches};
 
@@ -188,9 +189,10 @@ async fn work(
     let mut controllers = Vec::new();
     let (mut stores, mut pipelines) = (BTreeMap::new(), Vec::new());
     let (mut changes, mut wake) = (BTreeMap::new(), BTreeMap::new());
+    let recollections = Recollections::default();
     for namespace in settings.watch_namespaces() {
         let (controller, of_controller, store) =
-            watches::watch(&connections.watches, &namespace, settings.concurrency);
+            watches::watch(&connections.watches, &namespace, settings.concurrency, &recollections);
         let (sender, changed) = mpsc::unbounded();
         pipelines.push(of_controller);
         stores.insert(namespace.clone(), store);
@@ -213,7 +215,7 @@ async fn work(
         decisions: shown.decisions,
         monitoring: pipeline::Kinds::default(),
         settings,
-        memories: Memories::default(),
+        memories: Memories::new(recollections),
     });
     let mut sweeper = tokio::spawn(sweep(Arc::clone(&context)));
     let mut waker = tokio::spawn(arrivals::watch(Arc::clone(&context), ByNamespace::new(wake)));

@@ -5,12 +5,10 @@ use std::hash::Hash;
 
 use analytics_api::{AnalyticsPipeline, labels};
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::{Api, ObjectMeta, PartialObjectMeta};
+use kube::api::{Api, PartialObjectMeta};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::utils::predicates;
 use kube::runtime::{Controller, PredicateConfig, WatchStreamExt, controller, watcher};
@@ -19,31 +17,36 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Pipeline;
 use crate::index::{Changes, Index};
+use crate::recollections::Recollections;
+use crate::shelf::{Consumers, Migrated, Seen, Shelf};
+
+/// Objects that are listed at a time: of five hundred whole ones, the texts alone would be megabytes.
+const PAGE: u32 = 50;
 
 /// Objects made for pipelines, as the watches see them.
 pub(crate) struct Stores {
     /// By namespace and pipeline.
     pub(crate) pods: Index<Pod>,
-    pub(crate) deployments: Store<Deployment>,
-    pub(crate) jobs: Store<Job>,
-    pub(crate) config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    pub(crate) services: Store<PartialObjectMeta<Service>>,
-    pub(crate) service_accounts: Store<PartialObjectMeta<ServiceAccount>>,
-    pub(crate) budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
-    pub(crate) network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    pub(crate) deployments: Shelf<Consumers>,
+    pub(crate) jobs: Shelf<Migrated>,
+    pub(crate) config_maps: Shelf<Seen>,
+    pub(crate) services: Shelf<Seen>,
+    pub(crate) service_accounts: Shelf<Seen>,
+    pub(crate) budgets: Shelf<Seen>,
+    pub(crate) network_policies: Shelf<Seen>,
 }
 
 impl Stores {
-    /// Waits until every watch has listed what there is: before that, what is not seen may well be there. False if a watch has ended.
+    /// Waits until every watch has listed what there is: before that, what is not seen may well be there. False if that of the pods has ended.
     pub(crate) async fn ready(&self) -> bool {
+        self.deployments.ready().await;
+        self.jobs.ready().await;
+        for metadata in
+            [&self.config_maps, &self.services, &self.service_accounts, &self.budgets, &self.network_policies]
+        {
+            metadata.ready().await;
+        }
         self.pods.ready().await
-            && self.deployments.wait_until_ready().await.is_ok()
-            && self.jobs.wait_until_ready().await.is_ok()
-            && self.config_maps.wait_until_ready().await.is_ok()
-            && self.services.wait_until_ready().await.is_ok()
-            && self.service_accounts.wait_until_ready().await.is_ok()
-            && self.budgets.wait_until_ready().await.is_ok()
-            && self.network_policies.wait_until_ready().await.is_ok()
     }
 }
 
@@ -53,25 +56,22 @@ pub(crate) fn watch(
     client: &Client,
     namespace: &str,
     concurrency: u16,
+    recollections: &Recollections,
 ) -> (Controller<Pipeline>, Index<Pipeline>, Stores) {
     let changes = Changes::default();
-    let (pipelines, trigger) = pipelines(client, namespace, changes.clone());
+    let (pipelines, trigger) = pipelines(client, namespace, changes.clone(), recollections.clone());
     let by_group = Index::new(pipelines.clone(), changes, topic_and_group);
     let settings = controller::Config::default().concurrency(concurrency);
-    let (deployments, deployment_events) = owned(api::<Deployment>(client, namespace), slim_deployment);
-    let (jobs, job_events) = owned(api::<Job>(client, namespace), slim_job);
+    let (deployments, deployment_events) = owned(api(client, namespace), Consumers::of);
+    let (jobs, job_events) = owned(api(client, namespace), Migrated::of);
     let changes = Changes::default();
-    let (pods, pod_events) = noted(api::<Pod>(client, namespace), slim_pod, changes.clone());
+    let (pods, pod_events) = pods(api(client, namespace), changes.clone());
     let pods = Index::new(pods, changes, pipeline_name);
-    let (config_maps, config_map_events) =
-        owned(api::<PartialObjectMeta<ConfigMap>>(client, namespace), slim);
-    let (services, service_events) = owned(api::<PartialObjectMeta<Service>>(client, namespace), slim);
-    let (service_accounts, account_events) =
-        owned(api::<PartialObjectMeta<ServiceAccount>>(client, namespace), slim);
-    let (budgets, budget_events) =
-        owned(api::<PartialObjectMeta<PodDisruptionBudget>>(client, namespace), slim);
-    let (network_policies, policy_events) =
-        owned(api::<PartialObjectMeta<NetworkPolicy>>(client, namespace), slim);
+    let (config_maps, config_map_events) = owned_metadata::<ConfigMap>(client, namespace);
+    let (services, service_events) = owned_metadata::<Service>(client, namespace);
+    let (service_accounts, account_events) = owned_metadata::<ServiceAccount>(client, namespace);
+    let (budgets, budget_events) = owned_metadata::<PodDisruptionBudget>(client, namespace);
+    let (network_policies, policy_events) = owned_metadata::<NetworkPolicy>(client, namespace);
     let controller = Controller::for_stream(trigger, pipelines)
         .with_config(settings)
         .owns_stream(deployment_events)
@@ -109,11 +109,17 @@ fn pipelines(
     client: &Client,
     namespace: &str,
     changes: Changes,
+    recollections: Recollections,
 ) -> (Store<Pipeline>, impl Stream<Item = Result<Pipeline, watcher::Error>> + Send + 'static) {
     let (store, writer) = reflector::store();
-    let stream = watcher(api::<Pipeline>(client, namespace), watcher::Config::default())
+    let stream = watcher(api::<Pipeline>(client, namespace), watcher::Config::default().page_size(PAGE))
         .default_backoff()
-        .modify(|object: &mut Pipeline| object.meta_mut().managed_fields = None)
+        .modify(move |object: &mut Pipeline| {
+            object.meta_mut().managed_fields = None;
+            if let Ok(pipeline) = &mut object.0 {
+                recollections.keep(pipeline);
+            }
+        })
         .reflect(writer)
         .inspect(move |_| changes.note())
         .applied_objects()
@@ -121,60 +127,57 @@ fn pipelines(
     (store, stream)
 }
 
-fn owned<K>(
+fn owned<K, V>(
     api: Api<K>,
-    slim: fn(&mut K),
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+    keep: fn(&K) -> V,
+) -> (Shelf<V>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Default + Eq + Hash + Clone,
+    V: Clone + Send + 'static,
 {
-    noted(api, slim, Changes::default())
+    let shelf = Shelf::default();
+    let fill = shelf.clone();
+    let stream = watcher(api, ours())
+        .default_backoff()
+        .inspect(move |event| {
+            if let Ok(event) = event {
+                fill.take(event, keep);
+            }
+        })
+        .touched_objects();
+    (shelf, stream)
 }
 
-// Only what the controller made itself is watched and kept, without what nobody reads.
-fn noted<K>(
-    api: Api<K>,
-    slim: fn(&mut K),
-    changes: Changes,
-) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+fn owned_metadata<K>(
+    client: &Client,
+    namespace: &str,
+) -> (Shelf<Seen>, impl Stream<Item = Result<PartialObjectMeta<K>, watcher::Error>> + Send + use<K>)
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-    K::DynamicType: Default + Eq + Hash + Clone,
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Clone + Debug + Send + Sync + 'static,
 {
+    owned(api::<PartialObjectMeta<K>>(client, namespace), Seen::of)
+}
+
+fn pods(
+    api: Api<Pod>,
+    changes: Changes,
+) -> (Store<Pod>, impl Stream<Item = Result<Pod, watcher::Error>> + Send + 'static) {
     let (store, writer) = reflector::store();
-    let selector = format!("{}={}", labels::LABEL_MANAGED_BY, labels::MANAGED_BY);
-    let stream = watcher(api, watcher::Config::default().labels(&selector))
+    let stream = watcher(api, ours())
         .default_backoff()
-        .modify(slim)
+        .modify(slim_pod)
         .reflect(writer)
         .inspect(move |_| changes.note())
         .touched_objects();
     (store, stream)
 }
 
-fn slim<K: Resource>(object: &mut PartialObjectMeta<K>) {
-    slim_metadata(&mut object.metadata);
-}
-
-// Name, owners and versions are what is asked for.
-fn slim_metadata(metadata: &mut ObjectMeta) {
-    metadata.managed_fields = None;
-    metadata.annotations = None;
-    metadata.labels = None;
-}
-
-fn slim_deployment(deployment: &mut Deployment) {
-    slim_metadata(&mut deployment.metadata);
-    if let Some(spec) = &mut deployment.spec {
-        // What was applied is known by its version.
-        *spec = DeploymentSpec { replicas: spec.replicas, ..DeploymentSpec::default() };
-    }
-}
-
-fn slim_job(job: &mut Job) {
-    slim_metadata(&mut job.metadata);
-    job.spec = None;
+// Only what the controller made itself is watched.
+fn ours() -> watcher::Config {
+    let selector = format!("{}={}", labels::LABEL_MANAGED_BY, labels::MANAGED_BY);
+    watcher::Config::default().labels(&selector).page_size(PAGE)
 }
 
 fn slim_pod(pod: &mut Pod) {

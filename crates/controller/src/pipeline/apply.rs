@@ -7,7 +7,6 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +18,7 @@ use super::validate::ValidatedPipeline;
 use super::{contest, migrate};
 use crate::context::{Context, Memory};
 use crate::error::Error;
+use crate::shelf::{Kept, Owners, Shelf, Version, version};
 use crate::trace;
 use crate::watches::Stores;
 
@@ -35,10 +35,6 @@ pub(crate) struct Applied {
     /// False if it was not there before, which the watch may still say for a moment.
     existed: bool,
 }
-
-/// Tells whether an object's wanted part has changed: its generation, or for kinds without one its resource version.
-/// Both only grow.
-pub(crate) type Version = Option<u64>;
 
 /// How an object looks beside what was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +137,7 @@ pub(crate) fn is_untouched(
 ) -> bool {
     let Some(stores) = context.stores.get(&pipeline.namespace) else { return true };
     let namespace = pipeline.namespace.as_str();
-    let job = || stores.jobs.get(&ObjectRef::new(job).within(namespace)).is_some();
+    let job = || stores.jobs.get(namespace, job).is_some();
     let name = analytics_api::labels::consumer_name(&pipeline.name);
     // One that is not wanted may have been left, or be somebody else's: that is looked at each time.
     let no_other = |kind: &str| {
@@ -158,11 +154,8 @@ pub(crate) fn is_untouched(
 impl Stores {
     // The version of one of the objects above; `None` if it is not there.
     fn version(&self, kind: &str, namespace: &str, name: &str) -> Version {
-        fn of<S>(store: &Store<S>, namespace: &str, name: &str) -> Version
-        where
-            S: Resource<DynamicType = ()> + Clone + Debug,
-        {
-            store.get(&ObjectRef::new(name).within(namespace)).and_then(|seen| version(seen.meta()))
+        fn of<V: Kept + Clone>(shelf: &Shelf<V>, namespace: &str, name: &str) -> Version {
+            shelf.get(namespace, name)?.seen().version
         }
         match kind {
             "ServiceAccount" => of(&self.service_accounts, namespace, name),
@@ -203,23 +196,23 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    async fn apply<K, S>(&mut self, object: &K, store: &Store<S>) -> Result<(), Error>
+    async fn apply<K, V>(&mut self, object: &K, shelf: &Shelf<V>) -> Result<(), Error>
     where
         K: Object,
-        S: Resource<DynamicType = ()> + Clone + Debug,
+        V: Kept + Clone,
     {
         let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
         let wanted = fingerprint(object);
-        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
+        let seen = shelf.get(&self.pipeline.namespace, &name);
         let key = (kind.clone(), name.clone());
-        let before = seen.as_deref().and_then(|seen| version(seen.meta()));
+        let before = seen.as_ref().and_then(|seen| seen.seen().version);
         match self.memory.applied.get(&key).map(|applied| applied.compare(&wanted, before)) {
             Some(Comparison::Same) => return Ok(()),
             Some(Comparison::ChangedByOthers) => self.put_right.push(format!("{kind} `{name}`")),
             Some(Comparison::Outdated) | None => {}
         }
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
-        self.make_sure_it_is_ours(&api, &kind, &name, seen.as_deref().map(Resource::meta)).await?;
+        self.make_sure_it_is_ours(&api, &kind, &name, seen.as_ref().map(|seen| &seen.seen().owners)).await?;
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(object);
         let written = trace::write(&kind, &name, api.patch(&name, &parameters, &patch));
@@ -236,11 +229,14 @@ impl Writer<'_> {
     }
 
     // A Job cannot be changed once it is made.
-    async fn create_once<K: Object>(&mut self, object: &K, store: &Store<K>) -> Result<(), Error> {
+    async fn create_once<K, V>(&mut self, object: &K, shelf: &Shelf<V>) -> Result<(), Error>
+    where
+        K: Object,
+        V: Kept + Clone,
+    {
         let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
-        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
-        if let Some(seen) = seen {
-            return self.check_owner(&kind, &name, seen.meta());
+        if let Some(seen) = shelf.get(&self.pipeline.namespace, &name) {
+            return self.check_owner(&kind, &name, &seen.seen().owners);
         }
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
         let parameters =
@@ -262,43 +258,44 @@ impl Writer<'_> {
         api: &Api<K>,
         kind: &str,
         name: &str,
-        seen: Option<&kube::api::ObjectMeta>,
+        seen: Option<&Owners>,
     ) -> Result<(), Error> {
-        if let Some(metadata) = seen {
-            return self.check_owner(kind, name, metadata);
+        if let Some(owners) = seen {
+            return self.check_owner(kind, name, owners);
         }
         let found = api.get_metadata_opt(name).await.map_err(|source| Error::Read {
             kind: kind.to_owned(),
             name: name.to_owned(),
             source: Box::new(source),
         })?;
-        found.map_or(Ok(()), |found| self.check_owner(kind, name, &found.metadata))
+        found.map_or(Ok(()), |found| self.check_owner(kind, name, &Owners::of(&found.metadata)))
     }
 
-    fn check_owner(&self, kind: &str, name: &str, metadata: &kube::api::ObjectMeta) -> Result<(), Error> {
-        let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    fn check_owner(&self, kind: &str, name: &str, owners: &Owners) -> Result<(), Error> {
         let owner = &self.pipeline.owner;
-        if owners.iter().any(|candidate| candidate.uid == owner.uid) {
+        if owners.have(&owner.uid) {
             return Ok(());
         }
         let (kind, name) = (kind.to_owned(), name.to_owned());
-        let leftover =
-            owners.iter().any(|candidate| candidate.kind == owner.kind && candidate.name == owner.name);
-        Err(if leftover { Error::Leftover { kind, name } } else { Error::Foreign { kind, name } })
+        Err(if owners.have_named(&owner.name) {
+            Error::Leftover { kind, name }
+        } else {
+            Error::Foreign { kind, name }
+        })
     }
 
     // An object that not every pipeline has. One that belongs to somebody else is in nobody's way while none is wanted.
-    async fn apply_or_delete<K, S>(&mut self, object: Option<&K>, store: &Store<S>) -> Result<(), Error>
+    async fn apply_or_delete<K, V>(&mut self, object: Option<&K>, shelf: &Shelf<V>) -> Result<(), Error>
     where
         K: Object,
-        S: Resource<DynamicType = ()> + Clone + Debug,
+        V: Kept + Clone,
     {
         if let Some(object) = object {
-            return self.apply(object, store).await;
+            return self.apply(object, shelf).await;
         }
         let name = analytics_api::labels::consumer_name(&self.pipeline.name);
-        let seen = store.get(&ObjectRef::new(&name).within(&self.pipeline.namespace));
-        if seen.is_none_or(|seen| self.check_owner("", "", seen.meta()).is_err()) {
+        let seen = shelf.get(&self.pipeline.namespace, &name);
+        if seen.is_none_or(|seen| self.check_owner("", "", &seen.seen().owners).is_err()) {
             return Ok(());
         }
         let kind = K::kind(&()).into_owned();
@@ -309,10 +306,11 @@ impl Writer<'_> {
 
     async fn delete_jobs_except(&mut self, current: Option<&str>) -> Result<(), Error> {
         let namespace = &self.pipeline.namespace;
-        let jobs = self.stores.jobs.state();
-        let jobs = jobs.iter().map(AsRef::as_ref).filter(|job| job.namespace().as_ref() == Some(namespace));
+        let uid = &self.pipeline.owner.uid;
+        let mut outdated = self.stores.jobs.names(namespace, |job| migrate::is_outdated(job, uid));
+        outdated.retain(|name| Some(name.as_str()) != current);
         let api = Api::<k8s_openapi::api::batch::v1::Job>::namespaced(self.context.client.clone(), namespace);
-        for name in migrate::outdated(jobs, current.unwrap_or_default(), &self.pipeline.owner.uid) {
+        for name in outdated {
             delete(&api, "Job", &name, self.context).await?;
         }
         Ok(())
@@ -360,11 +358,6 @@ fn fingerprint(object: &impl Serialize) -> String {
     // An object that has no JSON form cannot be sent either, and that is where the error is told.
     hasher.add(&serde_json::to_string(object).unwrap_or_default());
     hasher.finish()
-}
-
-fn version(metadata: &kube::api::ObjectMeta) -> Version {
-    let generation = metadata.generation.and_then(|generation| u64::try_from(generation).ok());
-    generation.or_else(|| metadata.resource_version.as_ref()?.parse().ok())
 }
 
 #[cfg(test)]

@@ -8,16 +8,17 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Client;
 use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{self, Lookup, Store, store::Writer};
 use kube::runtime::watcher::Event;
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 
 use super::dereference::References;
 use super::validate::{self, ValidatedPipeline};
 use crate::context::{ByNamespace, Context, Memories};
 use crate::index::{Changes, Index};
+use crate::shelf::{Consumers, Migrated, Seen, Shelf};
 use crate::watches::Stores;
 
 /// A pipeline named `clicks` in `shop`, read from JSON as the API server would give it; `spec` is merged over a minimal one.
@@ -105,6 +106,26 @@ impl Watches {
         }));
         store
     }
+
+    fn shelf<K, V>(&mut self, objects: Vec<K>, keep: fn(&K) -> V) -> Shelf<V>
+    where
+        K: Resource + Send + 'static,
+        V: Clone + Send + 'static,
+    {
+        let shelf = Shelf::default();
+        let fill = shelf.clone();
+        self.0.push(Box::new(move || {
+            let objects = objects.into_iter().map(Event::InitApply);
+            for event in std::iter::once(Event::Init).chain(objects).chain([Event::InitDone]) {
+                fill.take(&event, keep);
+            }
+        }));
+        shelf
+    }
+
+    fn nothing(&mut self) -> Shelf<Seen> {
+        self.shelf(Vec::new(), Seen::of::<Job>)
+    }
 }
 
 /// A context for all namespaces, with these objects once the watches have listed them.
@@ -117,13 +138,13 @@ pub(crate) fn context(
     let index = |store| Index::new(store, Changes::default(), |_| None);
     let stores = Stores {
         pods: Index::new(watches.store(Vec::new()), Changes::default(), |_| None),
-        deployments: watches.store(deployments),
-        jobs: watches.store(jobs),
-        config_maps: watches.store(Vec::new()),
-        services: watches.store(Vec::new()),
-        service_accounts: watches.store(Vec::new()),
-        budgets: watches.store(Vec::new()),
-        network_policies: watches.store(Vec::new()),
+        deployments: watches.shelf(deployments, Consumers::of),
+        jobs: watches.shelf(jobs, Migrated::of),
+        config_maps: watches.nothing(),
+        services: watches.nothing(),
+        service_accounts: watches.nothing(),
+        budgets: watches.nothing(),
+        network_policies: watches.nothing(),
     };
     let cli = crate::args::Cli::try_parse_from(["analytics-controller", "--consumer-image", "image:1"]);
     let everywhere = |part| ByNamespace::new(std::iter::once((String::new(), part)).collect());

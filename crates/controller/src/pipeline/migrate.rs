@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use analytics_api::labels;
-use k8s_openapi::api::batch::v1::Job;
 
 use crate::conditions::{MIGRATED, Verdict, reasons};
+use crate::shelf::{Kept, Migrated};
 
 /// The kubelet waits up to five minutes between two attempts; when a database has come back, that is too long.
 const LONGEST_WAIT: Duration = Duration::from_secs(45);
@@ -37,9 +37,12 @@ impl Migration {
 
 /// How far the migration is, from its Job and its pod, of which is known what it said last and how long ago it ended. (no
 /// client required)
-pub(crate) fn progress(job: Option<&Job>, trouble: Option<String>, ended: Option<Duration>) -> Migration {
-    let status = job.and_then(|job| job.status.as_ref());
-    if status.is_some_and(|status| status.succeeded.unwrap_or(0) > 0) {
+pub(crate) fn progress(
+    job: Option<&Migrated>,
+    trouble: Option<String>,
+    ended: Option<Duration>,
+) -> Migration {
+    if job.is_some_and(|job| job.succeeded) {
         return Migration::Done;
     }
     let anew = ended.is_some_and(|ago| ago >= LONGEST_WAIT);
@@ -75,18 +78,9 @@ impl Migration {
     }
 }
 
-/// Jobs of earlier migrations of the pipeline, which have no purpose any more.
-pub(crate) fn outdated<'a>(
-    jobs: impl IntoIterator<Item = &'a Job>,
-    current: &str,
-    owner_uid: &str,
-) -> Vec<String> {
-    jobs.into_iter()
-        .filter(|job| job.metadata.deletion_timestamp.is_none())
-        .filter(|job| job.metadata.owner_references.iter().flatten().any(|owner| owner.uid == owner_uid))
-        .filter_map(|job| job.metadata.name.clone())
-        .filter(|name| name != current)
-        .collect()
+/// Whether a Job belongs to the pipeline; all but the current one have no purpose any more.
+pub(crate) fn is_outdated(job: &Migrated, owner_uid: &str) -> bool {
+    !job.going && job.seen().owners.have(owner_uid)
 }
 
 /// Name of the current migration's Job.
@@ -100,19 +94,19 @@ mod tests {
 
     use super::*;
 
-    fn job(name: &str, succeeded: i32, owner: &str) -> Job {
-        serde_json::from_value(json!({
-            "metadata": {"name": name, "ownerReferences": [
+    fn job(succeeded: i32, owner: &str, deleted: Option<&str>) -> Migrated {
+        let job = json!({
+            "metadata": {"name": "j", "deletionTimestamp": deleted, "ownerReferences": [
                 {"apiVersion": "v1", "kind": "AnalyticsPipeline", "name": "clicks", "uid": owner}]},
             "status": {"succeeded": succeeded}
-        }))
-        .unwrap()
+        });
+        Migrated::of(&serde_json::from_value(job).unwrap())
     }
 
     #[test]
     fn consumers_wait_until_the_migration_has_succeeded() {
         let failing = |anew| Migration::Failing { trouble: "no".into(), anew };
-        let (begun, done) = (job("j", 0, "u"), job("j", 1, "u"));
+        let (begun, done) = (job(0, "u", None), job(1, "u", None));
         let (no, soon, late) = (Some("no".to_owned()), Duration::from_secs(5), Duration::from_secs(50));
         let table = [
             (progress(None, None, None), Migration::Running, false),
@@ -129,8 +123,9 @@ mod tests {
     }
 
     #[test]
-    fn only_earlier_jobs_of_the_same_pipeline_are_outdated() {
-        let jobs = [job("now", 0, "me"), job("before", 1, "me"), job("foreign", 1, "other")];
-        assert_eq!(outdated(&jobs, "now", "me"), ["before"]);
+    fn only_jobs_of_the_same_pipeline_are_outdated() {
+        assert!(is_outdated(&job(0, "me", None), "me") && is_outdated(&job(1, "me", None), "me"));
+        assert!(!is_outdated(&job(1, "other", None), "me"));
+        assert!(!is_outdated(&job(1, "me", Some("2026-01-01T00:00:00Z")), "me"), "it goes already");
     }
 }

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use analytics_api::labels;
 use autoscaler::{ConsumerObservation, GroupState, Observation, ReplicaObservation};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use tracing::Instrument;
 
 use super::scrape;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
 use crate::kafka::{Arrivals, LagError, Quiet, Reading};
+use crate::shelf::Consumers;
 use crate::trace;
 
 /// Another look within this time would only show the same.
@@ -65,8 +64,9 @@ pub(crate) struct Seen {
 
 /// The consumers of a pipeline, from the watches' stores. (no client required)
 pub(crate) fn fleet(context: &Context, namespace: &str, pipeline: &str) -> Fleet {
-    let reference = ObjectRef::new(&labels::consumer_name(pipeline)).within(namespace);
-    let deployment = context.stores.get(namespace).and_then(|stores| stores.deployments.get(&reference));
+    let name = labels::consumer_name(pipeline);
+    let deployment =
+        context.stores.get(namespace).and_then(|stores| stores.deployments.get(namespace, &name));
     let pods = pods(context, namespace, pipeline, "consumer");
     deployment.map(|deployment| describe(&deployment, &pods)).unwrap_or_default()
 }
@@ -79,11 +79,8 @@ pub(crate) fn pods(context: &Context, namespace: &str, pipeline: &str, component
     pods
 }
 
-fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
-    let status = deployment.status.clone().unwrap_or_default();
-    let spec = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let existing = status.replicas.unwrap_or(0);
-    let behind = status.observed_generation < deployment.metadata.generation;
+fn describe(deployment: &Consumers, pods: &[Arc<Pod>]) -> Fleet {
+    let Consumers { spec, existing, ready, updated, behind, .. } = *deployment;
     let present = || pods.iter().filter(|pod| !over(pod));
     Fleet {
         exists: true,
@@ -91,9 +88,9 @@ fn describe(deployment: &Deployment, pods: &[Arc<Pod>]) -> Fleet {
         existing,
         pods: present().count(),
         restarts: present().map(|pod| restarts(pod)).fold(0, i32::saturating_add),
-        ready: status.ready_replicas.unwrap_or(0),
+        ready,
         // Also while the last one of the old kind still stops beside all the new ones.
-        rollout: behind || status.updated_replicas.unwrap_or(0) < existing,
+        rollout: behind || updated < existing,
         trouble: pods.iter().find_map(|pod| trouble(pod)),
     }
 }
@@ -303,7 +300,7 @@ mod tests {
             let status = json!({"phase": phase, "containerStatuses": containers});
             Arc::new(serde_json::from_value::<Pod>(json!({"metadata": {}, "status": status})).unwrap())
         };
-        let of = |pods: &[Arc<Pod>]| describe(&Deployment::default(), pods).restarts;
+        let of = |pods: &[Arc<Pod>]| describe(&Consumers::of(&Default::default()), pods).restarts;
         assert_eq!(of(&[]), 0);
         assert_eq!(of(&[Arc::default(), pod("Pending", &[])]), 0);
         assert_eq!(of(&[pod("Running", &[3, 1]), pod("Running", &[2]), pod("Failed", &[7])]), 6);
@@ -378,7 +375,7 @@ mod tests {
                 "spec": {"replicas": 3, "selector": {}, "template": {}},
                 "status": {"observedGeneration": observed, "replicas": pods, "readyReplicas": 3, "updatedReplicas": updated}
             });
-            let deployment: Deployment = serde_json::from_value(object).unwrap();
+            let deployment = Consumers::of(&serde_json::from_value(object).unwrap());
             assert_eq!(describe(&deployment, &[]).rollout, rollout, "{observed} {pods} {updated}");
         }
     }

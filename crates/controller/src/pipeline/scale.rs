@@ -1,10 +1,9 @@
 //! From what was seen to a number of consumers.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec, RatesStatus};
-use autoscaler::{Condition, Decision, Limit, Reason, State};
+use autoscaler::{Condition, Decision, Limit, Reason};
 use jiff::Timestamp;
 
 use super::contest::Contest;
@@ -160,24 +159,19 @@ pub(crate) fn explanation(
     }
 }
 
-/// What was remembered when the status was last written, for a controller that has just begun. Unreadable memories (of another
-/// version) are forgotten.
+/// What the status knows of the operator's own doings, for a controller that has just begun.
 pub(crate) fn recall(pipeline: &AnalyticsPipeline, memory: &mut Memory) {
+    if std::mem::replace(&mut memory.course.recalled, true) {
+        return;
+    }
     let status = pipeline.status.as_ref();
-    let scaling = status.and_then(|status| status.scaling.as_ref());
-    if memory.scaling.is_none() {
-        let text = scaling.and_then(|scaling| scaling.memory.as_deref());
-        memory.scaling = text.and_then(|text| serde_json::from_str::<State>(text).ok()).map(Arc::new);
-    }
-    if !std::mem::replace(&mut memory.course.recalled, true) {
-        let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-        let was_stopped = conditions.iter().any(|condition| {
-            let reason = condition.reason.as_str();
-            condition.type_ == SUSPENDED && [reasons::SUSPENDED, reasons::STOPPING].contains(&reason)
-        });
-        let noted = scaling.and_then(|scaling| scaling.stopped_replicas);
-        memory.course.stopped = noted.or(was_stopped.then_some(0));
-    }
+    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let was_stopped = conditions.iter().any(|condition| {
+        let reason = condition.reason.as_str();
+        condition.type_ == SUSPENDED && [reasons::SUSPENDED, reasons::STOPPING].contains(&reason)
+    });
+    let noted = status.and_then(|status| status.scaling.as_ref()?.stopped_replicas);
+    memory.course.stopped = noted.or(was_stopped.then_some(0));
 }
 
 #[cfg(test)]
@@ -421,25 +415,5 @@ mod tests {
         let scale =
             run(&pipeline, &Fleet::default(), &nothing, &mut Memory::default(), &Decisions::default());
         assert_eq!(scale.replicas, 2);
-    }
-
-    /// A restart of the controller must not forget capacity and windows.
-    #[test]
-    fn memories_come_back_from_the_status_and_nonsense_is_forgotten() {
-        let mut memory = Memory::default();
-        run(&fixtures::valid("{}"), &fleet(1), &seen(10, 1, 5.0), &mut memory, &Decisions::default());
-        let text = serde_json::to_string(memory.scaling.as_ref().unwrap()).unwrap();
-        let with = |text: &str| {
-            let mut pipeline = fixtures::pipeline("{}");
-            let scaling =
-                analytics_api::ScalingStatus { memory: Some(text.to_owned()), ..Default::default() };
-            pipeline.status =
-                Some(analytics_api::AnalyticsPipelineStatus { scaling: Some(scaling), ..Default::default() });
-            let mut fresh = Memory::default();
-            recall(&pipeline, &mut fresh);
-            fresh.scaling
-        };
-        assert_eq!(with(&text), memory.scaling);
-        assert_eq!(with("{nonsense"), None);
     }
 }
