@@ -76,30 +76,3 @@ fn described(topic: *const c::rd_kafka_TopicDescription_t) -> Option<(String, us
     unsafe { c::rd_kafka_TopicDescription_partitions(topic, &raw mut count) };
     Some((name, count))
 }
-
-#[cfg(test)]
-mod tests {
-    use rdkafka::config::ClientConfig;
-    use rdkafka::consumer::{BaseConsumer, Consumer};
-    use rdkafka::mocking::MockCluster;
-
-    use super::*;
-
-    #[test]
-    fn many_topics_are_asked_about_at_once() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("clicks", 3, 1).unwrap();
-        cluster.create_topic("views", 5, 1).unwrap();
-        let brokers = cluster.bootstrap_servers();
-        let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-        let ask = |topics: &[&str]| {
-            let topics: Vec<_> = topics.iter().map(|topic| (*topic).to_owned()).collect();
-            partition_counts(client.client(), &topics, Duration::from_secs(5)).unwrap()
-        };
-        assert_eq!(
-            ask(&["views", "clicks"]),
-            HashMap::from([("clicks".to_owned(), 3), ("views".to_owned(), 5)])
-        );
-        assert_eq!(ask(&["clicks"]).len(), 1);
-    }
-}
