@@ -141,12 +141,16 @@ async fn a_letter_that_cannot_go_holds_up_its_own_partitions_only() -> Result<()
     crate::support::until_logged(&consumer, "Dead letters are not in their topic yet").await?;
     let producer = bed.kafka.producer()?;
     let payloads: Vec<Vec<u8>> = (0..3_000).map(event).collect();
-    let records = payloads.iter().flat_map(|payload| (0..2).map(move |partition| (partition, payload)));
-    let sending = records.map(|(partition, payload)| {
-        let record = FutureRecord::to(&bed.topic).partition(partition).key("k").payload(payload);
-        producer.send(record, SOON)
-    });
-    futures::future::try_join_all(sending).await.map_err(|(error, _)| error)?;
+    let send = async |partition: i32| {
+        let sending = payloads.iter().map(|payload| {
+            let record = FutureRecord::to(&bed.topic).partition(partition).key("k").payload(payload);
+            producer.send(record, SOON)
+        });
+        futures::future::try_join_all(sending).await.map_err(|(error, _)| error)
+    };
+    send(0).await?;
+    crate::support::until_logged(&consumer, "The database does not keep up; pausing").await?;
+    send(1).await?;
     wait::until_true("the other partition's events are stored", SOON, || async {
         let done = bed.number("SELECT next_offset FROM pipeline_offsets WHERE partition = 1").await?;
         ensure!(done == 3_000, "{done} of 3000");

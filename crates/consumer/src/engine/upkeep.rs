@@ -68,7 +68,7 @@ impl Upkeep {
                 maintained = Some(Instant::now());
             }
             if let Err(error) = self.look(policy).await {
-                self.metrics.database_failed(&error);
+                // Not counted: events are stored all the same, and a role may be allowed no connection beyond the writers'.
                 tracing::warn!(
                     error = describe(&error),
                     "The database could not be looked after (partitions, connections); trying again"

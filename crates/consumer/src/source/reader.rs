@@ -28,6 +28,7 @@ use crate::engine::BusyClock;
 use crate::metrics::Metrics;
 use crate::slot::Slot;
 use crate::status::Status;
+
 pub use records::RecordPolicy;
 
 /// How long to wait for records before looking at everything else again.
@@ -36,7 +37,6 @@ const POLL: Duration = Duration::from_millis(50);
 const HINT_INTERVAL: Duration = Duration::from_millis(250);
 /// While records come without a pause, the clock is read once for so many of them.
 const RECORDS_BETWEEN_LOOKS: u32 = 64;
-
 /// A partition that Kafka did not let begin is taken over again after this time.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
