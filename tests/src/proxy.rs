@@ -136,12 +136,15 @@ impl Link {
 /// Passes a connection on until the client is gone.
 async fn serve(client: TcpStream, server: SocketAddr, mut link: Link) {
     let _ = client.set_nodelay(true);
-    let (from_client, to_client) = client.into_split();
     if !link.open().await {
-        return swallow(from_client).await;
+        return swallow(client).await;
     }
-    // A server that is away: the client sees its connection end.
-    let Ok(server) = TcpStream::connect(server).await else { return };
+    let Ok(server) = TcpStream::connect(server).await else {
+        // A server that is away: the client's connection is reset.
+        let _ = client.set_zero_linger();
+        return;
+    };
+    let (from_client, to_client) = client.into_split();
     let _ = server.set_nodelay(true);
     let (from_server, to_server) = server.into_split();
     let down = async {
@@ -206,7 +209,7 @@ async fn give(mut target: OwnedWriteHalf, mut chunks: mpsc::Receiver<(Instant, V
     }
 }
 
-async fn swallow(mut source: OwnedReadHalf) {
+async fn swallow(mut source: TcpStream) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(1..) = source.read(&mut buffer).await {}
 }
