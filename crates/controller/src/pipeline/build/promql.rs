@@ -114,6 +114,10 @@ mod tests {
                 "sum by (a, b) (rate(m_total{p=\"x\", c=\"d\"}[5m])) > 1e3",
             ),
             ("a:b:c > bool d offset 1d", "a:b:c{p=\"x\"} > bool d{p=\"x\"} offset 1d"),
+            (
+                "sum_over_time(clamp_min(a - b offset 1m, 0)[30m:1m]) > 3 or on (n) c",
+                "sum_over_time(clamp_min(a{p=\"x\"} - b{p=\"x\"} offset 1m, 0)[30m:1m]) > 3 or on (n) c{p=\"x\"}",
+            ),
             ("max(m) unless on (n) o or vector(0)", "max(m{p=\"x\"}) unless on (n) o{p=\"x\"} or vector(0)"),
         ];
         for (expression, expected) in table {
