@@ -48,5 +48,5 @@ pub(crate) async fn who_insists_on_scaling_the_deployment_is_named_and_left_alon
     place.events("clicks", &["PutRight", "ScalingConflict"]).await?;
 
     apply(true).await?;
-    place.consumers("none, whoever wants some", |count| count == 0).await
+    place.consumers("none, whoever wants some", |count| count == 0).await.map(drop)
 }
