@@ -10,8 +10,10 @@ use super::LagError;
 
 /// A cluster that did not answer is asked again after this time.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Whoever has asked and said nothing for so long does not come back: somebody else may.
+const LOST: Duration = Duration::from_secs(60);
 /// For so long is the first answer of a cluster awaited by those that did not ask for it.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST: Duration = Duration::from_secs(5);
 
 /// Whether a cluster answers.
 #[derive(Default)]
@@ -26,12 +28,12 @@ enum State {
     /// It was never asked.
     #[default]
     New,
-    /// It is being asked for the first time.
-    Asked,
+    /// It is being asked for the first time; at that time somebody else may.
+    Asked(Instant),
     /// It answered when it was last asked.
     Answers,
-    /// It did not, and may be asked again at that time; `None` while somebody does.
-    Silent(LagError, Option<Instant>),
+    /// It did not, and may be asked again at that time.
+    Silent(LagError, Instant),
 }
 
 /// What to do with a pipeline's request.
@@ -69,14 +71,14 @@ impl Silence {
     fn turn_at(&self, now: Instant) -> Option<Turn> {
         let mut state = self.lock();
         match &mut *state {
-            State::New => {
-                *state = State::Asked;
+            State::Asked(again) if now < *again => None,
+            State::New | State::Asked(_) => {
+                *state = State::Asked(now + LOST);
                 Some(Turn::Ask)
             }
-            State::Asked => None,
             State::Answers => Some(Turn::Ask),
-            State::Silent(error, again) if again.is_some_and(|again| again <= now) => {
-                *again = None;
+            State::Silent(error, again) if *again <= now => {
+                *again = now + LOST;
                 Some(Turn::Try(error.clone()))
             }
             State::Silent(error, _) => Some(Turn::Leave(error.clone())),
@@ -87,7 +89,7 @@ impl Silence {
     pub(super) fn note(&self, failure: Option<&LagError>, now: Instant) {
         *self.lock() = match failure {
             None => State::Answers,
-            Some(error) => State::Silent(error.clone(), Some(now + PAUSE)),
+            Some(error) => State::Silent(error.clone(), now + PAUSE),
         };
         self.known.notify_waiters();
     }
@@ -111,11 +113,13 @@ mod tests {
         let leave = || Some(Turn::Leave(error()));
         assert_eq!(silence.turn_at(start), Some(Turn::Ask));
         assert_eq!(silence.turn_at(start), None, "the first one is under way");
+        assert_eq!(silence.turn_at(start + LOST), Some(Turn::Ask), "it was lost");
         silence.note(Some(&error()), start);
         assert_eq!(silence.turn_at(start), leave());
         let later = start + PAUSE;
         assert_eq!(silence.turn_at(later), Some(Turn::Try(error())));
         assert_eq!(silence.turn_at(later), leave(), "somebody tries already");
+        assert_eq!(silence.turn_at(later + LOST), Some(Turn::Try(error())), "and was lost");
         silence.note(Some(&error()), later);
         assert_eq!(silence.turn_at(later), leave());
         assert_eq!(silence.turn_at(later + PAUSE), Some(Turn::Try(error())));
