@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn a_setting_that_librdkafka_refuses_is_named_without_its_value() {
         assert_eq!(check(&connection("a:1", &[("fetch.max.bytes", "1024")])), Ok(()));
-        let table = [("fetch.max.bytes", "plenty"), ("fetch.most", "secret"), ("socket.keepalive.enable", "secret")];
+        let table =
+            [("fetch.max.bytes", "plenty"), ("fetch.most", "secret"), ("socket.keepalive.enable", "secret")];
         for (name, value) in table {
             let error = check(&connection("a:1", &[(name, value)])).unwrap_err();
             assert_eq!(error.reason(), "KafkaSettingsInvalid");
