@@ -44,7 +44,9 @@ async fn whatever_fails_each_event_is_stored_exactly_once() -> Result<()> {
         Ok(names) => names.split(',').map(Fault::named).collect::<Result<_>>()?,
         Err(_) => Fault::possible(&plan),
     };
-    let repeat = format!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds} CHAOS_RATE={rate} make chaos");
+    let only =
+        std::env::var("CHAOS_FAULTS").map(|names| format!("CHAOS_FAULTS={names} ")).unwrap_or_default();
+    let repeat = format!("{only}CHAOS_SEED={seed} CHAOS_SECONDS={seconds} CHAOS_RATE={rate} make chaos");
     let mut journal = Journal::new();
     journal.note(format!("repeat this with: {repeat}"));
     journal.note(plan.to_string());
