@@ -104,8 +104,9 @@ fn read(path: &str) -> (u16, String) {
 }
 
 fn error(code: u16) -> (u16, String) {
+    let reason = if code == 404 { "NotFound" } else { "Forbidden" };
     let status = json!({
-        "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": "x", "message": "no",
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no",
     });
     (code, status.to_string())
 }
