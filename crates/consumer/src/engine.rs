@@ -331,7 +331,7 @@ impl<'a> Parts<'a> {
         spawn_until(tasks, "dead-letter topic", cancel, async move {
             letters.wait_until_there(&status).await;
             // The others run on, and so does this one.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
     }
 

@@ -153,6 +153,16 @@ impl Writer {
         Ok(memory.connection.insert(connection))
     }
 
+    /// Tells readiness of a server that does not answer, long before it is given up on.
+    fn listener(&self) -> impl Fn() + Send + Sync + 'static {
+        let (status, index, place) = (Arc::clone(&self.status), self.index, self.database.place());
+        move || {
+            let seconds = sink::SILENCE.as_secs();
+            tracing::warn!(database = place, "No answer for {seconds} s; waiting on");
+            status.database_down(index, format!("PostgreSQL at {place}: no answer for {seconds} s"));
+        }
+    }
+
     fn disconnected(&self, memory: &mut Memory, error: &sqlx::Error) {
         memory.connection = None;
         self.metrics.database_failed(error);
@@ -174,7 +184,8 @@ impl Writer {
             batch.note_log_ends(|partition| self.positions.log_end(partition));
             let started = Instant::now();
             let span = trace::transaction_span(batch);
-            let result = self.attempt(batch, memory, &mut course).instrument(span.clone()).await;
+            let attempt = self.attempt(batch, memory, &mut course).instrument(span.clone());
+            let result = sink::heard(self.listener(), attempt).await;
             trace::end_transaction(&span, &result);
             match result {
                 Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),

@@ -315,7 +315,8 @@ mod tests {
         let (mine, before) = (("AnalyticsPipeline", "clicks", "u1"), ("AnalyticsPipeline", "clicks", "u0"));
         let other = ("AnalyticsPipeline", "views", "u2");
         // Owners, whether the pipeline `clicks` of uid `u1` is among them, and whether one of its name is.
-        let table: [(&[(&str, &str, &str)], bool, bool); 6] = [
+        type Owning<'a> = &'a [(&'a str, &'a str, &'a str)];
+        let table: [(Owning<'_>, bool, bool); 6] = [
             (&[], false, false),
             (&[mine], true, true),
             (&[before], false, true),

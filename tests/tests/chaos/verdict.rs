@@ -1,5 +1,6 @@
 //! Whether the table is what the log says: read back from Kafka, not from what the producer believes to have sent.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -70,10 +71,9 @@ impl Truth {
         }
         let payload = message.payload().context("a good event has a value")?;
         let content = Said::read(payload)?.content();
-        if self.events.contains_key(&content) {
-            self.duplicates += 1;
-        } else {
-            self.events.insert(content, place);
+        match self.events.entry(content) {
+            Entry::Occupied(_) => self.duplicates += 1,
+            Entry::Vacant(vacant) => drop(vacant.insert(place)),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use std::time::Duration;
 
-use super::nodelay;
+use super::sockets;
 use crate::retry::answered;
 use crate::settings;
 
@@ -59,7 +59,7 @@ impl Database {
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let connecting = async {
             let mut connection = PgConnection::connect_with(&self.options).await?;
-            nodelay::set_on_connections_to(self.options.get_port());
+            sockets::set_on_connections_to(self.options.get_port());
             connection.execute(SESSION).await?;
             connection.execute(LIMITS).await?;
             Ok(connection)

@@ -27,6 +27,10 @@ use crate::rollup;
 /// A statement that has no answer after this time is given up with its connection. The server ends it before that.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// After this time without an answer it is said that there is none, though it may still come: a server that is only slow
+/// takes a few seconds for each.
+pub const SILENCE: Duration = Duration::from_secs(15);
+
 /// So many rows are refused by the line that a COPY error names; each costs a COPY of all rows. Then isolation is cheaper.
 const MOST_LINES: u32 = 2;
 
@@ -202,11 +206,37 @@ async fn attempt(
     Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
 }
 
-/// Waits for an answer as long as is reasonable.
+/// Waits for an answer as long as is reasonable; whoever has asked to hear of silence hears of it before that.
 pub(super) async fn answer<T>(
     asking: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    answered(PATIENCE, asking).await
+    answer_within(SILENCE, PATIENCE, asking).await
+}
+
+async fn answer_within<T>(
+    silence: Duration,
+    patience: Duration,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let mut asking = std::pin::pin!(asking);
+    if let Ok(answer) = tokio::time::timeout(silence, asking.as_mut()).await {
+        return answer;
+    }
+    // Nobody may have asked.
+    let _ = LISTENER.try_with(|listener| listener());
+    answered(patience.saturating_sub(silence), asking).await
+}
+
+/// Who hears that the server has not answered for a while.
+type Listener = Box<dyn Fn() + Send + Sync>;
+
+tokio::task_local! {
+    static LISTENER: Listener;
+}
+
+/// Does what is to be done with the database, and calls `listener` each time an answer is missing for [`SILENCE`].
+pub async fn heard<T>(listener: impl Fn() + Send + Sync + 'static, doing: impl Future<Output = T>) -> T {
+    LISTENER.scope(Box::new(listener), doing).await
 }
 
 /// Sends the rows, and returns the keys of those that are new, or `None` if all are.
@@ -302,7 +332,7 @@ async fn insert_dead_letters(
         .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| letter.payload.as_deref()).collect::<Vec<_>>())
         .bind(letters.iter().map(|letter| headers_to_json(&letter.headers)).collect::<Vec<_>>())
-        .bind(letters.iter().map(|letter| time_of(letter)).collect::<Vec<_>>())
+        .bind(letters.iter().map(time_of).collect::<Vec<_>>())
         .execute(connection);
     answer(inserting).await.map(drop)
 }
@@ -389,5 +419,28 @@ mod tests {
             assert_eq!(time_of(&letter), millis.filter(|_| held), "{millis:?}");
             assert_eq!(detail(&letter) == "no\u{FFFD}", held, "{millis:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn silence_is_told_before_it_is_given_up_on() {
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(3600));
+        let (told, telling) = tokio::sync::watch::channel(0_u32);
+        let listener = || {
+            let told = told.clone();
+            move || told.send_modify(|times| *times += 1)
+        };
+        let at_once = answer_within(long, long, std::future::ready(Ok(1)));
+        assert_eq!((heard(listener(), at_once).await.ok(), *telling.borrow()), (Some(1), 0));
+        // An answer that comes only once its absence was told.
+        let mut waiting = telling.clone();
+        let late = answer_within(short, long, async {
+            waiting.wait_for(|times| *times > 0).await.map(|_| 2).map_err(|_| sqlx::Error::RowNotFound)
+        });
+        assert_eq!((heard(listener(), late).await.ok(), *telling.borrow()), (Some(2), 1));
+        let never = answer_within(short, short * 2, std::future::pending::<Result<(), _>>());
+        assert!(matches!(heard(listener(), never).await, Err(sqlx::Error::Io(_))));
+        assert_eq!(*telling.borrow(), 2);
+        let unheard = answer_within(short, short * 2, std::future::pending::<Result<(), _>>());
+        assert!(unheard.await.is_err(), "nobody listens");
     }
 }

@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_not_told() {
         // Readings of time, offset and end, and what is told of the last.
-        let table: [(&str, &[(f64, CommittedOffset, Option<i64>)], Option<f64>); 9] = [
+        type Looks = &'static [(f64, CommittedOffset, Option<i64>)];
+        let table: [(&str, Looks, Option<f64>); 9] = [
             ("lag of unknown age", &[(0.0, At(0), Some(1_000))], None),
             ("it may be far older", &[(0.0, At(0), Some(1_000)), (10.0, At(0), Some(1_010))], None),
             (

@@ -162,8 +162,8 @@ fn uses_tls(transport: Transport, lookup: Lookup<'_>) -> Result<bool, TelemetryE
 // The value of a header may be a password, so it is not shown.
 fn check_headers(lookup: Lookup<'_>) -> Result<(), TelemetryError> {
     let Some((name, text)) = first_set(lookup, HEADERS) else { return Ok(()) };
-    let entries = text.split_terminator(',').map(str::trim).zip(1..);
-    for (_, number) in entries.filter(|(entry, _)| !is_pair(entry)) {
+    let mut entries = text.split_terminator(',').map(str::trim).zip(1..);
+    if let Some((_, number)) = entries.find(|(entry, _)| !is_pair(entry)) {
         return Err(TelemetryError::Unusable {
             name: name.to_owned(),
             problem: format!("entry {number} is not like `name=value`"),

@@ -113,7 +113,8 @@ mod tests {
         const NO: TraceFlags = TraceFlags::NOT_SAMPLED;
         // The sampler for roots keeps none. Is it kept without links, with one that is not sampled, with one that is, and with
         // one that is below a parent that is not?
-        let table: [(&'static [(&str, &str)], [bool; 4]); 6] = [
+        type Variables = &'static [(&'static str, &'static str)];
+        let table: [(Variables, [bool; 4]); 6] = [
             (&[(SAMPLER, "parentbased_traceidratio"), (ARGUMENT, "0")], [false, false, true, false]),
             (&[(SAMPLER, "parentbased_always_off")], [false, false, true, false]),
             (&[(SAMPLER, "traceidratio"), (ARGUMENT, "0")], [false; 4]),
