@@ -30,11 +30,13 @@ struct Refusal {
     is_certain: bool,
     /// Whether a person's own code refuses it.
     is_raised: bool,
+    /// Whether nothing had passed by then: the rule may have been another one.
+    is_early: bool,
     error: sqlx::Error,
 }
 
 impl Refusal {
-    fn new(row: usize, error: sqlx::Error) -> Self {
+    fn new(row: usize, error: sqlx::Error, is_early: bool) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
         Self {
             row,
@@ -42,6 +44,7 @@ impl Refusal {
             detail: describe(&error),
             is_certain: matches!(fault(&error), Fault::Record { .. }),
             is_raised: is_raised(&error),
+            is_early,
             error,
         }
     }
@@ -59,6 +62,16 @@ impl Findings {
     fn are_in_vain(&self, next: &Refusal) -> bool {
         let alike = |other: &Refusal| other.code == next.code && !other.is_certain;
         self.stored.is_empty() && self.refused.len() >= MOST_IN_VAIN && self.refused.iter().all(alike)
+    }
+
+    /// Takes out the rows that a rule refused before any row passed, if one has passed since. While nothing passes this
+    /// transaction holds no lock on the table, and the rule may have been mended meanwhile: they are to be tried again.
+    fn take_doubtful(&mut self) -> Vec<Range<usize>> {
+        if self.stored.is_empty() {
+            return Vec::new();
+        }
+        let doubtful = self.refused.extract_if(.., |refusal| refusal.is_early && !refusal.is_certain);
+        doubtful.map(|refusal| refusal.row..refusal.row + 1).collect()
     }
 }
 
@@ -83,6 +96,13 @@ pub(super) async fn insert(
     let mut findings = Findings::default();
     loop {
         let result = sift(connection, statements, batch, ranges, &mut findings).await;
+        if result.is_ok() {
+            let doubtful = findings.take_doubtful();
+            if !doubtful.is_empty() {
+                ranges = doubtful;
+                continue;
+            }
+        }
         let guilty = guilty(&mut findings, result.is_ok());
         let refused = guilty.into_iter().map(|refusal| (refusal.row, refusal.detail)).collect();
         let twins = batch.refuse_rows(refused);
@@ -123,7 +143,7 @@ async fn sift(
             ranges.push(range.start..middle);
             continue;
         }
-        let refusal = Refusal::new(range.start, error);
+        let refusal = Refusal::new(range.start, error, findings.stored.is_empty());
         if findings.are_in_vain(&refusal) {
             return Err(refusal.error);
         }
@@ -142,7 +162,9 @@ fn guilty(findings: &mut Findings, complete: bool) -> Vec<Refusal> {
     let [first, others @ ..] = refused.as_slice() else { return refused };
     let passed = !findings.stored.is_empty();
     let tells = complete && (others.is_empty() || others.iter().any(|other| other.code != first.code));
-    let is_guilty = |refusal: &Refusal| passed || refusal.is_certain || (tells && !refusal.is_raised);
+    let is_guilty = |refusal: &Refusal| {
+        (passed && !refusal.is_early) || refusal.is_certain || (tells && !refusal.is_raised)
+    };
     let (guilty, innocent) = refused.into_iter().partition(is_guilty);
     findings.refused = innocent;
     guilty
@@ -159,6 +181,7 @@ mod tests {
             detail: String::new(),
             is_certain: code.starts_with("22"),
             is_raised: code.starts_with("P0"),
+            is_early: false,
             error: sqlx::Error::RowNotFound,
         }
     }
@@ -202,5 +225,20 @@ mod tests {
         assert!(!certain.are_in_vain(&refusal("22P02")), "each of these is a dead letter");
         let passing = Findings { stored: HashSet::from([[0; 16]]), refused: refused("23514") };
         assert!(!passing.are_in_vain(&refusal("23514")));
+    }
+    /// Somebody mended the rule while the rows were being tried.
+    #[test]
+    fn what_a_rule_refused_before_anything_passed_is_tried_again() {
+        let early = |row, code| Refusal { row, is_early: true, ..refusal(code) };
+        let refused = || vec![early(0, "23514"), early(3, "22P02"), refusal("23514")];
+        let mut nothing = Findings { stored: HashSet::new(), refused: refused() };
+        assert!(nothing.take_doubtful().is_empty(), "nothing has passed yet");
+        let mut findings = Findings { stored: HashSet::from([[0; 16]]), refused: refused() };
+        // The connection is lost before they are tried again.
+        let codes = guilty(&mut findings, false);
+        assert_eq!(codes.iter().map(|refusal| refusal.row).collect::<Vec<_>>(), [3, 0]);
+        let mut findings = Findings { stored: HashSet::from([[0; 16]]), refused: refused() };
+        assert_eq!(findings.take_doubtful(), vec![0..1]);
+        assert_eq!(findings.refused.len(), 2);
     }
 }
