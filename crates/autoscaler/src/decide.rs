@@ -125,8 +125,14 @@ fn plant(state: &State, demand: &Demand, observation: &Observation, policy: &Pol
         interval: state.interval.map_or(INTERVAL_SECONDS, f64::from),
         rise: rise(demand),
         roughness: f64::from(state.roughness),
-        rising: state.scaling.grown.is_some_and(|grown| now - grown < RISING_SECONDS),
+        rising: is_rising(state, now),
     })
+}
+
+/// True if the pipeline has grown not long ago. What fell and comes again after that is no rise that goes on.
+fn is_rising(state: &State, now: f64) -> bool {
+    let lowered = state.scaling.lowered.unwrap_or(f64::NEG_INFINITY);
+    state.scaling.grown.is_some_and(|grown| now - grown < RISING_SECONDS && lowered < grown)
 }
 
 /// By which share of itself the load will have risen when a growth has paid off.

@@ -137,10 +137,13 @@ fn note_change(memory: &mut ScalingMemory, observation: &Observation, policy: &P
 fn note_lowered(memory: &mut ScalingMemory, asked: Option<Asked>, time: f64, policy: &Policy) {
     memory.lowered = Some(time);
     memory.drain = None;
-    // What was waited for has not come.
-    memory.lull = None;
-    // A burst shorter than the window comes and goes too fast to be waited for.
     let since = asked.and_then(|asked| asked.spare_since);
+    // What was waited for has not come. (Replicas that the load did not need while it was there either were not kept for it.)
+    let kept_for_it = since.zip(memory.grown).is_none_or(|(since, grown)| since > grown);
+    if kept_for_it {
+        memory.lull = None;
+    }
+    // A burst shorter than the window comes and goes too fast to be waited for.
     let lasted =
         |since: &f64| memory.outgrown.is_some_and(|grown| since - grown >= policy.stabilization_seconds);
     if memory.spare_since.is_none() {

@@ -14,7 +14,7 @@ const CERTAIN_SHARE: f64 = 0.5;
 /// … up to so many windows.
 const MOST_CERTAIN: f64 = 5.0;
 
-/// What arrivals, not a backlog, called for within so many seconds may well be called for again: …
+/// What the objective called for within so many seconds is not tried without; what arrivals, not a backlog, called for may well be called for again: …
 const OUTGROWN_SECONDS: f64 = 3600.0;
 /// … fewer must have sufficed for so many times longer.
 const GROWN_WINDOWS: f64 = 1.4;
@@ -79,8 +79,9 @@ fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
     };
     let changed = scaling.last.map_or(f64::NEG_INFINITY, |last| last.time) + view.policy.cooldown_seconds;
     let grown = scaling.grown.unwrap_or(f64::NEG_INFINITY);
-    // A falling load is followed in few steps.
-    let lowered = scaling.lowered.unwrap_or(f64::NEG_INFINITY);
+    // A falling load is followed in few steps. What was lowered before a growth was another fall.
+    let falls_on = scaling.last.is_some_and(|last| last.to < last.from);
+    let lowered = scaling.lowered.filter(|_| falls_on).unwrap_or(f64::NEG_INFINITY);
     let candidates = view.bounds.candidates().into_iter();
     candidates
         .filter(|candidate| *candidate < view.spec())
@@ -117,7 +118,9 @@ fn would_suffice_since(view: &View<'_>, plant: &Plant, candidate: u32) -> Option
     }
     // What a replica can do is only known to be no less; that nothing waits says that half of them may do.
     let half = candidate * 2 >= view.spec();
-    view.state.quiet_since.filter(|_| half && view.state.capacity.bound)
+    // What the objective called for within the hour is no matter for trials: another one would end like the last.
+    let grown = view.state.scaling.grown.is_some_and(|grown| view.now() - grown < OUTGROWN_SECONDS);
+    view.state.quiet_since.filter(|_| half && view.state.capacity.bound && !grown)
 }
 
 /// If the number has always sufficed for the arrivals, the replicas were there for a backlog.

@@ -44,6 +44,8 @@ pub struct Scene {
     pub stuck: Vec<usize>,
     pub never_committed: bool,
     pub control_records: i64,
+    /// By how much consumers are busier than their share of their capacity, up to always.
+    pub busy_gain: f64,
     pub sink: Option<f64>,
     pub dry_run: bool,
     pub drains: Vec<DrainOutcome>,
@@ -76,6 +78,7 @@ impl Scene {
             stuck: Vec::new(),
             never_committed: false,
             control_records: 0,
+            busy_gain: 1.0,
             sink: None,
             dry_run: true,
             drains: Vec::new(),
@@ -205,7 +208,7 @@ impl Scene {
         let count = f64::from(self.replicas.max(1));
         let consumer = |index: u32| ConsumerObservation {
             name: format!("pod-{index}"),
-            busy: Some((self.busy / count).min(1.0)),
+            busy: Some((self.busy_gain * self.busy / count).min(1.0)),
             processed_rate: Some(self.processed / count / INTERVAL),
             partitions: None,
         };
