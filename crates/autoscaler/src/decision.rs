@@ -51,7 +51,7 @@ pub enum Limit {
     Sink,
     /// A smaller number has not sufficed for long enough yet, or the last change is too recent.
     Stabilization,
-    /// There were too many changes within the hour.
+    /// There were too many changes of late.
     Budget,
     /// Pods, a rollout or the consumer group have not settled.
     Converging,

@@ -161,7 +161,7 @@ fn limit_phrase(limit: Limit, policy: &Policy) -> Option<Cow<'static, str>> {
         Limit::HotPartition => "by one partition that is faster than a replica",
         Limit::Sink => "by what the database can store",
         Limit::Stabilization => "by the time a smaller number must have sufficed",
-        Limit::Budget => "by the budget of changes per hour",
+        Limit::Budget => "by the budget of changes",
         Limit::Converging => "until pods and group have settled",
         Limit::Unknown => "by what is not known",
     };

@@ -17,6 +17,8 @@ const STUCK_SECONDS: f64 = 120.0;
 const REGRET_WINDOWS: f64 = 6.0;
 /// The window for scale-downs is doubled at most so often.
 const MOST_WIDENINGS: u8 = 3;
+/// A change counts half after so many seconds.
+const DEBT_HALF_SECONDS: f64 = 3600.0;
 /// A load that stays away for longer than this is not waited for.
 const LONGEST_LULL_SECONDS: f64 = 3600.0;
 /// A number that is more than so many times what is needed now is not taken on suspicion.
@@ -88,6 +90,12 @@ pub(crate) fn window(memory: &ScalingMemory, policy: &Policy) -> f64 {
     policy.stabilization_seconds.max(0.0) * f64::from(1_u32 << memory.widened.min(MOST_WIDENINGS))
 }
 
+/// How many changes there have been of late, each counting the less the longer ago it was.
+pub(crate) fn debt(memory: &ScalingMemory, now: f64) -> f64 {
+    let since = memory.last.map_or(0.0, |last| (now - last.time).max(0.0));
+    memory.debt.map_or(0.0, f64::from) * (-since / DEBT_HALF_SECONDS).exp2()
+}
+
 /// Seconds for which the load stayed away before it came again and fewer replicas had to be taken back, with some to spare.
 pub(crate) fn lull_seconds(memory: &ScalingMemory) -> f64 {
     LULL_FACTOR * memory.lull.map_or(0.0, f64::from)
@@ -118,6 +126,7 @@ fn note_change(memory: &mut ScalingMemory, observation: &Observation, policy: &P
     };
     let asked = memory.asked.filter(|asked| asked.desired == to);
     let time = asked.map_or(now, |asked| asked.time);
+    memory.debt = Some((debt(memory, time) + 1.0) as f32);
     memory.last = Some(Change { time, from, to, settling: true });
     memory.changes.push(time);
     if to < from {

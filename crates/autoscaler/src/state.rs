@@ -158,6 +158,9 @@ pub(crate) struct ScalingMemory {
     /// For so many seconds a smaller number would have sufficed before the last growth that took a scale-down back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lull: Option<f32>,
+    /// How many changes there had been of late when the last one was made, itself included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) debt: Option<f32>,
     /// Times of the changes within the last hour.
     pub(crate) changes: Vec<f64>,
     /// Since when pods or group have not been what they should be.

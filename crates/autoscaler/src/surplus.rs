@@ -1,8 +1,13 @@
 //! When fewer replicas are taken: once they would have sufficed for long enough, in few steps, and not when the load
 //! seems to come again.
+//!
+//! Every change is a rebalance, so one that saves less than half of the replicas has to earn it: each change of late
+//! doubles its time, and counts half after an hour (as routers damp routes that flap, RFC 2439). What saves half or
+//! more goes after the window in any case.
 
 use crate::choose::{Choice, View};
 use crate::plan::{AHEAD_SECONDS, Plant};
+use crate::state::ScalingMemory;
 use crate::{Limit, Reason, gate, shadow};
 
 /// A smaller number that is due within this share of the window is waited for.
@@ -14,7 +19,8 @@ const CERTAIN_SHARE: f64 = 0.5;
 /// … up to so many windows.
 const MOST_CERTAIN: f64 = 5.0;
 
-/// What the objective called for within so many seconds is not tried without; what arrivals, not a backlog, called for may well be called for again: …
+/// What the objective called for within so many seconds is not tried without, and what arrivals, not a backlog, called
+/// for in that time may well be called for again: …
 const OUTGROWN_SECONDS: f64 = 3600.0;
 /// … fewer must have sufficed for so many times longer.
 const GROWN_WINDOWS: f64 = 1.4;
@@ -22,26 +28,42 @@ const GROWN_WINDOWS: f64 = 1.4;
 const FALLING_SHARE: f64 = 0.25;
 /// So many windows lie between two scale-downs.
 const FALLING_WINDOWS: f64 = 3.0;
+/// The first change is free: it is what the load called for.
+const FREE_CHANGES: f64 = 1.0;
+/// Enough to find a moment within hours to a millisecond.
+const HALVINGS: usize = 32;
+
+/// A smaller number that would do at this moment.
+#[derive(Clone, Copy)]
+struct Candidate {
+    replicas: u32,
+    /// When it will have done so for long enough.
+    due: f64,
+    /// True if only the changes of late make it wait.
+    dear: bool,
+}
 
 /// Fewer would do: once they would have done for long enough, and the budget of changes allows it.
 pub(crate) fn surplus(view: &View<'_>) -> Option<Choice> {
     let (spec, now) = (view.spec(), view.now());
     let eligible = surplus_candidates(view);
-    let (candidate, due) = *eligible.iter().find(|(_, due)| *due <= now).or(eligible.first())?;
+    let Candidate { replicas: candidate, due, .. } =
+        *eligible.iter().find(|each| each.due <= now).or(eligible.first())?;
     let needed = view.needed();
     let window = view.policy.stabilization_seconds;
     // A still smaller number that is nearly due is waited for: one change instead of two.
-    let nearly = |(smaller, soon): &&(u32, f64)| *smaller < candidate && *soon - now <= window * NEARLY_SHARE;
+    let nearly = |each: &&Candidate| each.replicas < candidate && each.due - now <= window * NEARLY_SHARE;
     let wait = if due > now {
-        eligible.iter().map(|(_, due)| *due).reduce(f64::min)
+        eligible.iter().min_by(|one, other| one.due.total_cmp(&other.due))
     } else if now - due < window {
-        eligible.iter().find(nearly).map(|(_, soon)| *soon)
+        eligible.iter().find(nearly)
     } else {
         None
     };
     if let Some(wait) = wait {
-        let choice = Choice::new(spec, needed, Limit::Stabilization, Reason::Waiting);
-        return Some(Choice { next_eligible: Some(wait), ..choice });
+        let limited_by = if wait.dear { Limit::Budget } else { Limit::Stabilization };
+        let choice = Choice::new(spec, needed, limited_by, Reason::Waiting);
+        return Some(Choice { next_eligible: Some(wait.due), ..choice });
     }
     if view.state.scaling.changes.len() >= view.policy.changes_per_hour as usize {
         return Some(Choice::new(spec, needed, Limit::Budget, Reason::Waiting));
@@ -55,7 +77,7 @@ pub(crate) fn surplus(view: &View<'_>) -> Option<Choice> {
 }
 
 /// The smaller numbers that would do at this moment, ascending, and when each has done so for long enough.
-fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
+fn surplus_candidates(view: &View<'_>) -> Vec<Candidate> {
     let Some(plant) = view.plant else {
         return Vec::new();
     };
@@ -91,17 +113,37 @@ fn surplus_candidates(view: &View<'_>) -> Vec<(u32, f64)> {
             let certainty = (CERTAIN_SHARE / saved).powi(2).clamp(1.0, MOST_CERTAIN);
             let certainty = if outgrown { GROWN_WINDOWS * certainty } else { certainty };
             if in_vain(view, candidate) {
-                return Some((candidate, changed + view.policy.cooldown_seconds));
+                let due = changed + view.policy.cooldown_seconds;
+                return Some(Candidate { replicas: candidate, due, dear: false });
             }
             let window = window(candidate);
             // What a burst or a backlog called for is not waited for.
             let lull = if since > grown { gate::lull_seconds(scaling) } else { 0.0 };
-            let due = (since.max(grown) + (window * certainty).max(lull))
-                .max(changed)
-                .max(lowered + FALLING_WINDOWS * window);
-            Some((candidate, if falling { due + window } else { due }))
+            let due = |price: f64| {
+                let due = (since.max(grown) + (window * certainty * price).max(lull))
+                    .max(changed)
+                    .max(lowered + FALLING_WINDOWS * window);
+                if falling { due + window } else { due }
+            };
+            let paid = if saved < CERTAIN_SHARE { paid_at(scaling, due) } else { due(1.0) };
+            Some(Candidate { replicas: candidate, due: paid, dear: due(1.0) <= now && paid > now })
         })
         .collect()
+}
+
+/// When a scale-down that saves little has earned what it costs: each change of late doubles the time. The debt falls
+/// while it is waited for, so that is the moment at which the two meet; `due` tells when it is so many times as long.
+fn paid_at(scaling: &ScalingMemory, due: impl Fn(f64) -> f64) -> f64 {
+    let asked = |time: f64| due((gate::debt(scaling, time) - FREE_CHANGES).max(0.0).exp2());
+    let (mut early, mut late) = (due(1.0), asked(f64::NEG_INFINITY));
+    if asked(early) <= early {
+        return early;
+    }
+    for _ in 0..HALVINGS {
+        let middle = f64::midpoint(early, late);
+        *(if asked(middle) > middle { &mut early } else { &mut late }) = middle;
+    }
+    late
 }
 
 /// True if the last growth was for a burst that the number before it has outlasted after all.

@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "the scene serves other tests too; these need a part of it")]
 mod scene;
 
+use autoscaler::{Limit, Reason};
 use scene::{Scene, policy};
 
 /// The numbers gone to in each phase: a load for some seconds.
@@ -57,4 +58,39 @@ fn a_trial_that_failed_is_not_made_again_within_the_hour() {
     scene.busy_gain = 60.0;
     scene.settle(&policy());
     assert_eq!(course(&mut scene, &[(1.6, 3600.0)]), [[1, 2]]);
+}
+
+/// The more changes there were, the longer a scale-down waits that saves little. It is said what keeps it, and until when. One
+/// that saves half of the replicas does not wait for longer than the window.
+#[test]
+fn what_saves_little_waits_the_longer_the_more_changes_there_were() {
+    let waits = |changes: usize, spare: u32| {
+        let mut scene = Scene::steady(24, 5.2, 6);
+        for turn in 0..changes {
+            scene.replicas = [spare, 6][turn % 2];
+            scene.look(&policy());
+        }
+        let begin = scene.time;
+        let mut told = None;
+        let gone = scene.drive(5.2, 300.0, &policy()).first().map(|(seconds, _)| *seconds);
+        let gone = gone.or_else(|| {
+            scene.drive(5.2, 1000.0, &policy());
+            let waiting = scene.look(&policy());
+            assert_eq!((waiting.desired, waiting.reason), (spare, Reason::Waiting), "{changes} changes");
+            told = waiting.next_eligible.map(|time| (waiting.limited_by, time - begin));
+            let later = scene.time - begin;
+            scene.drive(5.2, 7200.0, &policy()).first().map(|(seconds, _)| later + seconds)
+        });
+        (gone.unwrap_or(f64::INFINITY), told)
+    };
+    for (changes, shortest, longest) in [(3, 1500.0, 4000.0), (5, 2500.0, 6000.0)] {
+        let (gone, told) = waits(changes, 8);
+        assert!((shortest..longest).contains(&gone), "{changes} changes: {gone} s");
+        let (limited_by, at) = told.expect("it waits");
+        assert_eq!(limited_by, Limit::Budget, "{changes} changes");
+        assert!((at - gone).abs() <= 5.0, "{changes} changes: told {at} s, gone after {gone} s");
+    }
+    for changes in [1, 3, 5] {
+        assert!(waits(changes, 12).0 <= 300.0, "half of the replicas, {changes} changes");
+    }
 }
