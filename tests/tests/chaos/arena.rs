@@ -25,7 +25,7 @@ const CONSUMERS: [&str; 4] = ["ann", "bob", "cleo", "guest"];
 pub(crate) const GUEST: usize = 3;
 
 /// Longest that the backlog of a fault may take after its cause has gone away, on a busy machine too.
-const RECOVERY: Duration = Duration::from_secs(90);
+const RECOVERY: Duration = Duration::from_secs(180);
 /// Longest that a killed consumer's partitions may rest. librdkafka's own default for noticing is 45 s, ours 6 s.
 const INHERITANCE: Duration = Duration::from_secs(45);
 
