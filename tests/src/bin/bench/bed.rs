@@ -111,6 +111,11 @@ pub(crate) async fn number(session: &mut PgConnection, sql: &str) -> Result<i64>
     Ok(sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(session).await?)
 }
 
+/// How much has been written to the server's log (WAL) since it was made, in bytes.
+pub(crate) async fn log_end(session: &mut PgConnection) -> Result<u64> {
+    Ok(number(session, "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint").await?.unsigned_abs())
+}
+
 /// The beginning of a query about events of [`load::steady`]: when each was sent and committed, in microseconds since 1970.
 pub(crate) const TIMED: &str = "WITH timed AS (SELECT xmin, (data->>'sent')::bigint AS sent, \
     extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000 AS committed FROM events)";

@@ -40,6 +40,8 @@ pub(crate) struct Figures {
     pub(crate) peak_bytes: Option<u64>,
     /// CPU time of the whole machine, servers included.
     pub(crate) machine_seconds: f64,
+    /// What the server has written to its log (WAL) meanwhile.
+    pub(crate) wal_bytes: u64,
     /// Why the result is wrong, if it is.
     pub(crate) wrong: Option<String>,
 }
@@ -55,7 +57,7 @@ impl Figures {
         seconds * 1e6 / self.records as f64
     }
 
-    fn cells(&self, floor: f64) -> [String; 9] {
+    fn cells(&self, floor: f64) -> [String; 10] {
         let blank = || "–".to_owned();
         [
             self.name.clone(),
@@ -66,6 +68,7 @@ impl Figures {
             self.cpu_seconds.map_or_else(blank, |seconds| format!("{:.2}", self.per_million(seconds))),
             self.peak_bytes.map_or_else(blank, |bytes| format!("{:.1}", mebibytes(bytes))),
             format!("{:.1}", self.per_million(self.machine_seconds)),
+            grouped(self.wal_bytes / self.records.max(1)),
             self.wrong.clone().unwrap_or_else(|| "right".to_owned()),
         ]
     }
@@ -89,7 +92,7 @@ pub(crate) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-const HEADINGS: [&str; 9] = [
+const HEADINGS: [&str; 10] = [
     "run",
     "records",
     "events/s",
@@ -98,13 +101,14 @@ const HEADINGS: [&str; 9] = [
     "CPU-s per million",
     "peak RSS MiB",
     "machine CPU-s per million",
+    "WAL bytes per event",
     "count",
 ];
 
 /// Renders a Markdown table that is also readable as it is. The first run is the floor.
 pub(crate) fn render(runs: &[Figures]) -> String {
     let floor = runs.first().map_or(f64::NAN, Figures::rate);
-    let rows: Vec<[String; 9]> = runs.iter().map(|run| run.cells(floor)).collect();
+    let rows: Vec<[String; 10]> = runs.iter().map(|run| run.cells(floor)).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.max().unwrap_or_default().max(HEADINGS[column].chars().count())
@@ -119,7 +123,7 @@ pub(crate) fn render(runs: &[Figures]) -> String {
     text
 }
 
-fn line(cells: &[String; 9], widths: &[usize]) -> String {
+fn line(cells: &[String; 10], widths: &[usize]) -> String {
     let mut text = String::new();
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let padding = " ".repeat(width - cell.chars().count());
@@ -182,11 +186,15 @@ mod tests {
             cpu_seconds: Some(1.0),
             peak_bytes: Some(3 << 19),
             machine_seconds: 4.0,
+            wal_bytes: 600_000_000,
             wrong: None,
         };
         let text = render(&[floor, run]);
         let cells: Vec<&str> = text.lines().nth(3).unwrap().split('|').map(str::trim).collect();
-        assert_eq!(cells[1..10], ["run", "500,000", "2,000", "2.00", "2,500", "2.00", "1.5", "8.0", "right"]);
+        assert_eq!(
+            cells[1..11],
+            ["run", "500,000", "2,000", "2.00", "2,500", "2.00", "1.5", "8.0", "1,200", "right"]
+        );
         let widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
     }

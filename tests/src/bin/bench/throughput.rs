@@ -33,7 +33,7 @@ pub(crate) async fn consumer(
         .with("KAFKA_GROUP_ID", format!("{}-{}", filled.topic, database.name));
     let options = settings.iter().fold(options, |options, (key, value)| options.with(key, value));
     bed.settle().await?;
-    let started = Started::now()?;
+    let started = Started::now(&mut session).await?;
     let mut consumer = Consumer::start("bench", &options)?;
     await_offsets(&mut session, &mut consumer, filled.counts.produced()).await?;
     let used = usage::of_process(consumer.id())?;
@@ -72,7 +72,7 @@ pub(crate) async fn peer(
         sqlx::query("ALTER TABLE events DROP COLUMN event_key").execute(&mut session).await?;
     }
     bed.settle().await?;
-    let started = Started::now()?;
+    let started = Started::now(&mut session).await?;
     let mut peer = Peer::start(bed, database, filled, unique)?;
     while !peer.is_done()? {
         ensure!(started.clock.elapsed() < Duration::from_secs(600), "the Go consumer does not finish");
@@ -92,11 +92,13 @@ struct Started {
     at: DateTime<Utc>,
     clock: Instant,
     machine: f64,
+    log_end: u64,
 }
 
 impl Started {
-    fn now() -> Result<Self> {
-        Ok(Self { at: Utc::now(), clock: Instant::now(), machine: usage::of_machine()? })
+    async fn now(session: &mut PgConnection) -> Result<Self> {
+        let log_end = bed::log_end(session).await?;
+        Ok(Self { at: Utc::now(), clock: Instant::now(), machine: usage::of_machine()?, log_end })
     }
 
     /// What the commits say about the run.
@@ -104,8 +106,10 @@ impl Started {
         let commits = bed::commits(session, after).await?;
         let (first, last) = commits.first.zip(commits.last).context("nothing was committed")?;
         let seconds = |from: DateTime<Utc>| (last - from).as_seconds_f64();
+        let wal_bytes = bed::log_end(session).await? - self.log_end;
         let flowing = records.saturating_sub(commits.rows_of_first) as f64 / seconds(first);
-        Ok(Figures { records, seconds: seconds(self.at), flowing: Some(flowing), ..Figures::default() })
+        let seconds = seconds(self.at);
+        Ok(Figures { records, seconds, flowing: Some(flowing), wal_bytes, ..Figures::default() })
     }
 }
 
