@@ -17,7 +17,7 @@ use crate::metrics::{Labels, Metrics, event_type_label};
 use crate::recent_keys::RecentKeys;
 use crate::retry::{Backoff, answered};
 use crate::settings::BatchLimits;
-use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout, is_statement_timeout};
+use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout};
 use crate::sink::offsets::{self, Owner};
 use crate::sink::{self, Course, Database, Outcome, Piece, Statements, WriteError, Written};
 use crate::slot::Slot;
@@ -30,6 +30,8 @@ pub use room::Room;
 const IDLE_CHECK: Duration = Duration::from_secs(5);
 /// A small question that has no answer after this time is given up with its connection: the server or the network hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Making partitions is given up after this time, with the connection: the server ends each of several statements before that.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(120);
 /// A batch in which nothing passes is looked at from another row the next time, so many rows further.
 const ELSEWHERE: usize = 499;
 
@@ -82,6 +84,8 @@ struct Memory {
     duplicate_share: f64,
     /// How many rows the server takes in one statement in time.
     piece: Piece,
+    /// Rules that refused a row that was alone, since a row passed last.
+    doubted: Vec<String>,
     /// Whether the topic of the dead letters refused some of this writer's.
     letters_refused: bool,
 }
@@ -95,6 +99,7 @@ impl Writer {
             labels: Labels::default(),
             duplicate_share: 0.0,
             piece: Piece::WHOLE,
+            doubted: Vec::new(),
             letters_refused: false,
         };
         let mut batch = Batch::with_room_for(&self.limits);
@@ -173,7 +178,14 @@ impl Writer {
     async fn write(&self, batch: &mut Batch, memory: &mut Memory) {
         batch.sort_and_deduplicate();
         batch.remove_known(|key| memory.recent.contains(key));
-        let mut course = Course { written: Written::Copied, piece: memory.piece, start: 0 };
+        let doubted = std::mem::take(&mut memory.doubted);
+        let mut course = Course { written: Written::Copied, piece: memory.piece, start: 0, doubted };
+        self.settle(batch, memory, &mut course).await;
+        (memory.piece, memory.doubted) = (course.piece, course.doubted);
+    }
+
+    /// Tries until the batch is stored, or is others' business.
+    async fn settle(&self, batch: &mut Batch, memory: &mut Memory, course: &mut Course) {
         let mut backoff = Backoff::new();
         loop {
             // A partition that was given back in the meantime is its new owner's business.
@@ -184,19 +196,15 @@ impl Writer {
             batch.note_log_ends(|partition| self.positions.log_end(partition));
             let started = Instant::now();
             let span = trace::transaction_span(batch);
-            let attempt = self.attempt(batch, memory, &mut course).instrument(span.clone());
+            let attempt = self.attempt(batch, memory, course).instrument(span.clone());
             let result = sink::heard(self.listener(), attempt).await;
             trace::end_transaction(&span, &result);
             match result {
-                Ok((outcome, written)) => return self.committed(batch, &outcome, written, started, memory),
+                Ok(outcome) => return self.committed(batch, &outcome, course, started, memory),
                 Err(WriteError::Fenced(partitions)) => self.fenced(batch, &partitions, started, memory),
                 Err(WriteError::Database(error)) => {
                     if is_lock_timeout(&error) {
                         self.clear_the_way(batch, memory).await;
-                    }
-                    if is_statement_timeout(&error) {
-                        memory.piece.halve(batch.rows().len());
-                        course.piece = memory.piece;
                     }
                     self.failed(&error, started, memory);
                     tokio::time::sleep(backoff.next()).await;
@@ -249,22 +257,21 @@ impl Writer {
         batch: &mut Batch,
         memory: &mut Memory,
         course: &mut Course,
-    ) -> Result<(Outcome, Written), WriteError> {
+    ) -> Result<Outcome, WriteError> {
         course.written = if memory.duplicate_share > 0.5 { Written::Inserted } else { Written::Copied };
         let connection = self.connected(memory).await?;
         if let Some(room) = &self.room {
-            room.make(connection, batch, ANSWER_TIMEOUT).await?;
+            room.make(connection, batch, ROOM_TIMEOUT).await?;
         }
         let letters = self.letters.as_deref();
-        let outcome = sink::write(connection, &self.statements, &self.owner, letters, batch, course).await?;
-        Ok((outcome, course.written))
+        sink::write(connection, &self.statements, &self.owner, letters, batch, course).await
     }
 
     fn committed(
         &self,
         batch: &Batch,
         outcome: &Outcome,
-        written: Written,
+        course: &mut Course,
         started: Instant,
         memory: &mut Memory,
     ) {
@@ -276,10 +283,13 @@ impl Writer {
         for row in batch.rows() {
             memory.recent.remember(&row.key);
         }
-        let found = f64::from(u8::from(written != Written::Copied && outcome.duplicates > 0));
+        let found = f64::from(u8::from(course.written != Written::Copied && outcome.duplicates > 0));
         memory.duplicate_share = 0.8 * memory.duplicate_share + 0.2 * found;
         let seconds = started.elapsed().as_secs_f64();
-        memory.piece.grow(batch.rows().len(), seconds);
+        course.piece.grow(batch.rows().len(), seconds);
+        if !outcome.stored.is_empty() {
+            course.doubted.clear();
+        }
         self.busy.transaction(self.index, seconds, batch.rows().len(), self.limits.max_events);
         self.count(batch, outcome, seconds, memory);
     }
@@ -331,7 +341,7 @@ impl Writer {
     /// The batch is done: its dead letters are in their topic, or those that were refused are another consumer's business.
     fn letters_settled(&self, batch: &Batch, memory: &mut Memory) {
         if std::mem::take(&mut memory.letters_refused) || !batch.dead_letters().is_empty() {
-            self.status.letters_up();
+            self.status.letters_up(Some(self.index));
         }
     }
 
@@ -339,7 +349,7 @@ impl Writer {
         memory.letters_refused = true;
         tracing::warn!(%error, "Dead letters are not in their topic yet; trying on");
         self.metrics.transactions.with_label_values(&["failed"]).observe(started.elapsed().as_secs_f64());
-        self.status.letters_down(error.to_string());
+        self.status.letters_down(Some(self.index), error.to_string());
     }
 
     fn failed(&self, error: &sqlx::Error, started: Instant, memory: &mut Memory) {

@@ -200,6 +200,51 @@ async fn a_record_that_a_trigger_refuses_is_a_dead_letter_once_others_pass() -> 
     consumer.ready().await
 }
 
+/// The events of a quiet topic come one by one. A rule that refuses one of them is believed, one that refuses the next as well
+/// may be a mistake: that waits until another event passes.
+#[tokio::test]
+async fn a_rule_that_refuses_one_event_after_the_other_is_believed_once() -> Result<()> {
+    let (bed, pool) = bed_with_tables("believed").await?;
+    execute(&pool, "ALTER TABLE events ADD CONSTRAINT strict CHECK (event_type <> 'refused')").await?;
+    let mut consumer = bed.consumer("one")?;
+    consumer.ready().await?;
+    bed.send(0, &refused(1)?).await?;
+    until_read(&bed, &consumer, 1).await?;
+    assert_eq!(dead_letters(&bed).await?, 1);
+    bed.send(0, &refused(2)?).await?;
+    until_unready(&consumer, "no row passes").await?;
+    assert_eq!(dead_letters(&bed).await?, 1);
+    bed.send(0, &event(3)).await?;
+    until_read(&bed, &consumer, 3).await?;
+    assert_eq!((bed.rows().await?, dead_letters(&bed).await?), (1, 2));
+    consumer.ready().await
+}
+
+/// A column that the consumer does not write may be filled from the record, by the table: one record of many has nothing for it.
+#[tokio::test]
+async fn a_column_that_is_filled_from_the_record_refuses_the_record_alone() -> Result<()> {
+    let (bed, pool) = bed_with_tables("derived").await?;
+    let (mut done, mut stored) = (0, 0);
+    for (column, rule) in [
+        ("tenant", "text GENERATED ALWAYS AS (nullif(event_type, 'refused')) STORED NOT NULL"),
+        (
+            "length",
+            "integer GENERATED ALWAYS AS (1 / CASE event_type WHEN 'refused' THEN 0 ELSE 1 END) STORED",
+        ),
+    ] {
+        execute(&pool, &format!("TRUNCATE events; ALTER TABLE events ADD COLUMN {column} {rule}")).await?;
+        let payloads = [event(done), refused(done + 1)?, event(done + 2)];
+        done += 3;
+        stored += 1;
+        let mut consumer = gather(&bed, &bed.options(), &format!("consumer-{column}"), &payloads).await?;
+        until_read(&bed, &consumer, i64::try_from(done)?).await?;
+        assert_eq!((bed.rows().await?, dead_letters(&bed).await?), (2, stored), "{column}");
+        consumer.kill();
+        execute(&pool, &format!("ALTER TABLE events DROP COLUMN {column}")).await?;
+    }
+    Ok(())
+}
+
 /// What the surroundings cause: each is told and waited out, with no dead letter.
 #[tokio::test]
 async fn mistakes_in_the_database_make_no_dead_letters() -> Result<()> {
@@ -228,6 +273,13 @@ async fn mistakes_in_the_database_make_no_dead_letters() -> Result<()> {
             "ALTER TABLE events ADD CONSTRAINT strict CHECK (event_type <> 'refused') NOT VALID",
             "no row passes",
             "ALTER TABLE events DROP CONSTRAINT strict",
+        ),
+        // An expression that fails on them is no fault of theirs, either.
+        (
+            "ALTER TABLE events ADD CONSTRAINT numeric \
+             CHECK (CASE event_type WHEN 'refused' THEN event_type::integer > 0 ELSE true END) NOT VALID",
+            "no row passes",
+            "ALTER TABLE events DROP CONSTRAINT numeric",
         ),
     ];
     let mut done = 0;

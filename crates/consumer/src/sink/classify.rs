@@ -48,20 +48,21 @@ struct Said<'a> {
 #[must_use]
 pub fn fault(error: &sqlx::Error) -> Fault {
     match error {
-        sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
-            Some(error) => fault_of(&Said {
-                code: error.code(),
-                context: error.r#where(),
-                detail: error.detail(),
-                column: error.column(),
-                constraint: error.constraint(),
-                routine: error.routine(),
-            }),
-            None => Fault::Transient,
-        },
         sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => Fault::Configuration,
-        _ => Fault::Transient,
+        error => said(error).map_or(Fault::Transient, |said| fault_of(&said)),
     }
+}
+
+fn said(error: &sqlx::Error) -> Option<Said<'_>> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    Some(Said {
+        code: error.code(),
+        context: error.r#where(),
+        detail: error.detail(),
+        column: error.column(),
+        constraint: error.constraint(),
+        routine: error.routine(),
+    })
 }
 
 fn fault_of(said: &Said<'_>) -> Fault {
@@ -69,21 +70,19 @@ fn fault_of(said: &Said<'_>) -> Fault {
     let in_routine = |names: &[&str]| said.routine.is_some_and(|routine| names.contains(&routine));
     match said.code {
         "23505" => unique(said, line),
-        "25006" => Fault::Transient, // read-only: a replica after a failover
-        // A sequence has reached its end, or the column that it fills is narrower than the sequence.
-        "2200H" => Fault::Configuration,
-        "22003" if in_routine(&["int82", "int84"]) => Fault::Configuration,
+        "25006" => Fault::Transient,     // read-only: a replica after a failover
+        "2200H" => Fault::Configuration, // a sequence has reached its end
         // Transaction ids have nearly run out; the code is also that of an index entry that is too large.
         "54000" if in_routine(&["GetNewTransactionId", "GetNewMultiXactId"]) => Fault::Configuration,
-        "23502" if said.column.is_some_and(|column| !WRITTEN.contains(&column)) => Fault::Configuration,
         // No partition takes the row. A check has a name.
-        "23514" if said.constraint.is_none() => Fault::Configuration,
+        "23514" if said.constraint.is_none() && !in_function(said.context) => Fault::Configuration,
         // The width of a column, its type, the size of an index entry.
         "22001" | "22P03" | "54000" => Fault::Rule { line },
         code => match code.get(..2).unwrap_or_default() {
             "23" | "P0" => Fault::Rule { line },
-            "22" | "54" if in_function(said.context) => Fault::Rule { line },
-            "22" | "54" => Fault::Record { line },
+            "22" | "54" if reads_value(said.context) => Fault::Record { line },
+            // An expression of the table failed: in a check, an index, a generated column, a trigger.
+            "22" | "54" => Fault::Rule { line },
             "08" | "25" | "40" | "53" | "55" | "57" | "58" | "XX" => Fault::Transient,
             _ => Fault::Configuration,
         },
@@ -96,8 +95,8 @@ fn unique(said: &Said<'_>, line: Option<usize>) -> Fault {
     let columns = said.detail.and_then(key_columns);
     match columns {
         Some("event_key") => Fault::Duplicate,
-        Some(columns) if names_any(columns, &WRITTEN) => Fault::Rule { line },
-        Some(_) => Fault::Configuration, // most likely a sequence that is behind the ids of the table
+        Some("id") => Fault::Configuration, // a sequence that is behind the ids of the table
+        Some(_) => Fault::Rule { line },
         None if said.constraint.is_some_and(|name| name.ends_with("_pkey")) => Fault::Configuration,
         None => Fault::Duplicate,
     }
@@ -120,16 +119,49 @@ fn in_function(context: Option<&str>) -> bool {
     lines.any(|line| !line.starts_with("COPY ") && line.contains("PL/pgSQL"))
 }
 
-/// Whether the error says that a person wrote it (`RAISE` in PL/pgSQL): that alone tells nothing about whose fault it is.
-#[must_use]
-pub(super) fn is_raised(error: &sqlx::Error) -> bool {
-    has_code(error, |code| code.starts_with("P0"))
+/// Whether PostgreSQL was reading a value that it was sent: a COPY names its column then, an insert its parameter. Where that is
+/// said in another language it counts as a rule, which a row that passes confirms.
+fn reads_value(context: Option<&str>) -> bool {
+    context.unwrap_or_default().lines().any(|line| {
+        line.starts_with("JSON data, ")
+            || line.starts_with("unnamed portal ")
+            || (line.starts_with("COPY ") && copy_names_column(line))
+    })
 }
 
-/// Whether the server ended a statement that took too long.
+/// `COPY events, line 7, column data`, perhaps with the value after it; a table's name may hold anything.
+fn copy_names_column(line: &str) -> bool {
+    let after = line
+        .rsplit_once(", line ")
+        .map(|(_, after)| after.trim_start_matches(|digit: char| digit.is_ascii_digit()));
+    after.is_some_and(|after| after.starts_with(", column "))
+}
+
+/// Whether the refusal of one row alone tells nothing about whose fault it is: a person's own code raised it (`RAISE` in
+/// PL/pgSQL), or it is about a column that the consumer does not write, which others fill from the record or not at all.
 #[must_use]
-pub fn is_statement_timeout(error: &sqlx::Error) -> bool {
-    has_code(error, |code| code == "57014")
+pub(super) fn is_inconclusive(error: &sqlx::Error) -> bool {
+    said(error).is_some_and(|said| tells_nothing_alone(&said))
+}
+
+fn tells_nothing_alone(said: &Said<'_>) -> bool {
+    match said.code {
+        // A column that a sequence fills may be narrower than the sequence.
+        "22003" => said.routine.is_some_and(|routine| ["int82", "int84"].contains(&routine)),
+        "23502" => said.column.is_some_and(|column| !WRITTEN.contains(&column)),
+        "23505" => said.detail.and_then(key_columns).is_some_and(|columns| !names_any(columns, &WRITTEN)),
+        "23514" => said.constraint.is_none(),
+        code => code.starts_with("P0"),
+    }
+}
+
+/// Whether a statement took too long: the server ended it, or the connection was given up because nothing moved on it.
+#[must_use]
+pub(super) fn took_too_long(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
+        error => has_code(error, |code| code == "57014"),
+    }
 }
 
 fn has_code(error: &sqlx::Error, is: impl Fn(&str) -> bool) -> bool {
@@ -177,7 +209,9 @@ pub fn describe(error: &sqlx::Error) -> String {
         return advice::with_words_on_certificates(&error.to_string());
     };
     let mut text = format!("{} (SQLSTATE {})", database.message(), database.code());
-    let advice = (fault(error) == Fault::Configuration).then(|| advice::of_database(database)).flatten();
+    let is_advised =
+        fault(error) == Fault::Configuration || (is_inconclusive(error) && database.code() != "23514");
+    let advice = is_advised.then(|| advice::of_database(database)).flatten();
     for part in [database.detail(), database.hint(), advice.as_deref()].into_iter().flatten() {
         text.push_str("; ");
         text.push_str(part);
@@ -199,10 +233,8 @@ mod tests {
     #[test]
     fn only_the_content_of_a_record_is_the_records_fault() {
         let cases = [
-            ("22P02", RECORD),
-            ("22003", RECORD),
-            ("22P05", RECORD),
-            ("54001", RECORD),
+            ("22P02", RULE),
+            ("54001", RULE),
             ("22001", RULE),
             ("22P03", RULE),
             ("23503", RULE),
@@ -233,24 +265,60 @@ mod tests {
         }
     }
 
-    /// The same codes, by what else the error says.
+    /// The same codes, by what else the error says: whose fault, and whether one row alone tells it.
     #[test]
-    fn what_the_consumer_does_not_write_is_never_the_records_fault() {
+    fn what_the_consumer_does_not_write_is_never_the_records_fault_alone() {
+        const FUNCTION: &str = "PL/pgSQL function f() line 3 at assignment";
+        const CERTAIN: bool = true;
         let said = |code| Said { code, constraint: Some("named"), ..Said::default() };
         let cases = [
-            (Said { column: Some("tenant"), ..said("23502") }, Fault::Configuration),
-            (Said { column: Some("service"), ..said("23502") }, RULE),
-            (said("23502"), RULE),
-            (Said { constraint: None, ..said("23514") }, Fault::Configuration),
-            (Said { routine: Some("GetNewTransactionId"), ..said("54000") }, Fault::Configuration),
-            (Said { routine: Some("_bt_check_third_page"), ..said("54000") }, RULE),
-            (Said { routine: Some("int84"), ..said("22003") }, Fault::Configuration),
-            (Said { routine: Some("make_result_opt_error"), ..said("22003") }, RECORD),
-            (Said { context: Some("PL/pgSQL function f() line 3 at assignment"), ..said("22P02") }, RULE),
+            (Said { column: Some("tenant"), ..said("23502") }, RULE, !CERTAIN),
+            (Said { column: Some("service"), ..said("23502") }, RULE, CERTAIN),
+            (said("23502"), RULE, CERTAIN),
+            (said("23514"), RULE, CERTAIN),
+            (Said { constraint: None, ..said("23514") }, Fault::Configuration, !CERTAIN),
+            (Said { constraint: None, context: Some(FUNCTION), ..said("23514") }, RULE, !CERTAIN),
+            (Said { routine: Some("GetNewTransactionId"), ..said("54000") }, Fault::Configuration, CERTAIN),
+            (Said { routine: Some("_bt_check_third_page"), ..said("54000") }, RULE, CERTAIN),
+            (Said { routine: Some("int84"), ..said("22003") }, RULE, !CERTAIN),
+            (Said { context: Some(FUNCTION), ..said("22P02") }, RULE, CERTAIN),
+            (said("P0001"), RULE, !CERTAIN),
         ];
-        for (said, expected) in cases {
-            assert_eq!(fault_of(&said), expected, "{said:?}");
+        for (said, expected, is_certain) in cases {
+            assert_eq!((fault_of(&said), !tells_nothing_alone(&said)), (expected, is_certain), "{said:?}");
         }
+    }
+
+    /// A number that no column of this type holds, and an expression of the table that fails on what the column holds.
+    #[test]
+    fn what_was_sent_is_told_from_what_is_made_of_it() {
+        let cases = [
+            ("COPY events, line 7, column data", Fault::Record { line: Some(7) }),
+            (
+                "JSON data, line 1: {\"a\":...\nCOPY events, line 7, column data",
+                Fault::Record { line: Some(7) },
+            ),
+            ("COPY odd, line 3 name, line 12, column user_id: \"x\"", Fault::Record { line: Some(12) }),
+            ("JSON data, line 1: {\"a\":...", RECORD),
+            ("unnamed portal parameter $5", RECORD),
+            ("COPY events, line 7", Fault::Rule { line: Some(7) }),
+            ("COPY odd, column x, line 7", Fault::Rule { line: Some(7) }),
+            ("", RULE),
+        ];
+        for (context, expected) in cases {
+            for code in ["22P02", "22003", "22P05", "54001"] {
+                let said = Said { code, context: Some(context), ..Said::default() };
+                assert_eq!(fault_of(&said), expected, "{code} {context}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_takes_too_long_is_told_by_the_server_or_by_the_connection() {
+        let of_kind = |kind: std::io::ErrorKind| sqlx::Error::Io(kind.into());
+        assert!(took_too_long(&of_kind(std::io::ErrorKind::TimedOut)));
+        assert!(!took_too_long(&of_kind(std::io::ErrorKind::ConnectionReset)));
+        assert!(!took_too_long(&sqlx::Error::RowNotFound));
     }
 
     #[test]
@@ -259,7 +327,7 @@ mod tests {
             (Some("Key (event_key)=(0192fae5) already exists."), "events_event_key_key", Fault::Duplicate),
             (Some("Schlüssel »(event_key)=(0192fae5)« existiert bereits."), "any", Fault::Duplicate),
             (Some("Key (id)=(7) already exists."), "events_pkey", Fault::Configuration),
-            (Some("Key (created_at)=(2024-11-09) already exists."), "any", Fault::Configuration),
+            (Some("Key (created_at)=(2024-11-09) already exists."), "any", RULE),
             (Some("Key (user_id, \"timestamp\")=(1, 2) already exists."), "any", RULE),
             (Some("Key (event_key, service)=(1, 2) already exists."), "any", RULE),
             (Some("Key ((data ->> 'order'::text))=(a)=(b) already exists."), "any", RULE),

@@ -4,12 +4,12 @@
 //! rows that only contradict each other are told apart, and the number of statements grows with the logarithm of the
 //! batch for each refused row. Deferred constraints are checked at once here, or they would be heard of at the commit only.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection};
 
-use super::classify::{Fault, describe, fault, is_raised};
+use super::classify::{Fault, describe, fault, is_inconclusive};
 use super::transaction::{Course, answer};
 use super::{Statements, rows};
 use crate::batch::Batch;
@@ -28,8 +28,8 @@ struct Refusal {
     detail: String,
     /// Whether the record is at fault whatever becomes of others.
     is_certain: bool,
-    /// Whether a person's own code refuses it.
-    is_raised: bool,
+    /// Whether this refusal alone tells nothing.
+    is_inconclusive: bool,
     /// Whether nothing had passed by then: the rule may have been another one.
     is_early: bool,
     error: sqlx::Error,
@@ -43,7 +43,7 @@ impl Refusal {
             code: code.unwrap_or_default().into_owned(),
             detail: describe(&error),
             is_certain: matches!(fault(&error), Fault::Record { .. }),
-            is_raised: is_raised(&error),
+            is_inconclusive: is_inconclusive(&error),
             is_early,
             error,
         }
@@ -60,8 +60,11 @@ struct Findings {
 impl Findings {
     /// Whether so many rows were refused for the same reason, and none passed, that it is hardly the records' fault.
     fn are_in_vain(&self, next: &Refusal) -> bool {
-        let alike = |other: &Refusal| other.code == next.code && !other.is_certain;
-        self.stored.is_empty() && self.refused.len() >= MOST_IN_VAIN && self.refused.iter().all(alike)
+        let alike = |other: &&Refusal| other.code == next.code && !other.is_certain;
+        self.stored.is_empty()
+            && !next.is_certain
+            && self.refused.len() >= MOST_IN_VAIN
+            && self.refused.iter().filter(alike).count() >= MOST_IN_VAIN
     }
 
     /// Takes out the rows that a rule refused before any row passed, if one has passed since. While nothing passes this
@@ -84,7 +87,7 @@ pub(super) async fn insert(
     connection: &mut PgConnection,
     statements: &Statements,
     batch: &mut Batch,
-    course: &Course,
+    course: &mut Course,
 ) -> Result<HashSet<[u8; 16]>, sqlx::Error> {
     answer(connection.execute(BEGIN)).await?;
     let all = batch.rows().len();
@@ -103,7 +106,7 @@ pub(super) async fn insert(
                 continue;
             }
         }
-        let guilty = guilty(&mut findings, result.is_ok());
+        let guilty = guilty(&mut findings, result.is_ok(), &mut course.doubted);
         let refused = guilty.into_iter().map(|refusal| (refusal.row, refusal.detail)).collect();
         let twins = batch.refuse_rows(refused);
         result?;
@@ -155,17 +158,32 @@ async fn sift(
 /// Takes those refusals that are the records' fault out of the findings. `complete` says whether all rows were tried.
 ///
 /// A value that cannot be held is the record's fault. A rule that refuses a row may be a mistake of whoever made it: that
-/// some rows pass speaks for the rule, and that rows are refused for different reasons does, too. A row that was alone has
-/// the benefit of the rule, unless a person's own code refuses it, which tells nothing.
-fn guilty(findings: &mut Findings, complete: bool) -> Vec<Refusal> {
+/// some rows pass speaks for the rule. Where none does, one row that is refused for a reason of its own is believed to be at
+/// fault, unless that reason tells nothing alone; but only once: `doubted` has the reasons for which that was done since a row
+/// passed last. Otherwise a mistake would make a dead letter of each event of a quiet topic.
+fn guilty(findings: &mut Findings, complete: bool, doubted: &mut Vec<String>) -> Vec<Refusal> {
     let refused = std::mem::take(&mut findings.refused);
-    let [first, others @ ..] = refused.as_slice() else { return refused };
     let passed = !findings.stored.is_empty();
-    let tells = complete && (others.is_empty() || others.iter().any(|other| other.code != first.code));
-    let is_guilty = |refusal: &Refusal| {
-        (passed && !refusal.is_early) || refusal.is_certain || (tells && !refusal.is_raised)
+    if passed {
+        doubted.clear();
+    }
+    let mut alike: BTreeMap<String, usize> = BTreeMap::new();
+    for refusal in refused.iter().filter(|refusal| !refusal.is_certain) {
+        *alike.entry(refusal.code.clone()).or_default() += 1;
+    }
+    let is_alone = |refusal: &Refusal| {
+        complete
+            && !refusal.is_inconclusive
+            && alike.get(&refusal.code) == Some(&1)
+            && !doubted.contains(&refusal.code)
     };
-    let (guilty, innocent) = refused.into_iter().partition(is_guilty);
+    let is_guilty =
+        |refusal: &Refusal| refusal.is_certain || if passed { !refusal.is_early } else { is_alone(refusal) };
+    let (guilty, innocent): (Vec<_>, Vec<_>) = refused.into_iter().partition(is_guilty);
+    if !passed {
+        doubted
+            .extend(guilty.iter().filter(|refusal| !refusal.is_certain).map(|refusal| refusal.code.clone()));
+    }
     findings.refused = innocent;
     guilty
 }
@@ -180,7 +198,7 @@ mod tests {
             code: code.to_owned(),
             detail: String::new(),
             is_certain: code.starts_with("22"),
-            is_raised: code.starts_with("P0"),
+            is_inconclusive: code.starts_with("P0"),
             is_early: false,
             error: sqlx::Error::RowNotFound,
         }
@@ -203,17 +221,36 @@ mod tests {
             (&["P0001"], false, true, &[]),
             (&["P0001"], true, true, &["P0001"]),
             (&["P0001", "23514"], false, true, &["23514"]),
+            (&["23514", "23514", "23503"], false, true, &["23503"]),
+            (&["23514", "23514", "22P02"], false, true, &["22P02"]),
         ];
         for (refused, passed, complete, expected) in cases {
             let stored = if *passed { HashSet::from([[0; 16]]) } else { HashSet::new() };
             let refused = refused.iter().map(|code| refusal(code)).collect();
             let mut findings = Findings { stored, refused };
             let before = findings.refused.len();
-            let guilty = guilty(&mut findings, *complete);
+            let guilty = guilty(&mut findings, *complete, &mut Vec::new());
             let codes: Vec<_> = guilty.iter().map(|refusal| refusal.code.as_str()).collect();
             assert_eq!(codes, *expected, "{passed} {complete}");
             assert_eq!(guilty.len() + findings.refused.len(), before, "none is forgotten");
         }
+    }
+
+    /// The events of a quiet topic come one by one.
+    #[test]
+    fn a_rule_that_refuses_one_row_after_the_other_is_believed_once() {
+        let mut doubted = Vec::new();
+        let mut refused = |code, stored: &[[u8; 16]]| {
+            let stored = stored.iter().copied().collect();
+            let mut findings = Findings { stored, refused: vec![refusal(code)] };
+            guilty(&mut findings, true, &mut doubted).len()
+        };
+        assert_eq!(refused("23514", &[]), 1);
+        assert_eq!(refused("23514", &[]), 0, "it may refuse everything");
+        assert_eq!(refused("23503", &[]), 1, "another rule");
+        assert_eq!((refused("22P02", &[]), refused("22P02", &[])), (1, 1), "no rule");
+        assert_eq!(refused("23514", &[[0; 16]]), 1, "another passes");
+        assert_eq!(refused("23514", &[]), 1);
     }
 
     #[test]
@@ -223,6 +260,10 @@ mod tests {
         assert!(findings.are_in_vain(&refusal("23514")) && !findings.are_in_vain(&refusal("23503")));
         let certain = Findings { stored: HashSet::new(), refused: refused("22P02") };
         assert!(!certain.are_in_vain(&refusal("22P02")), "each of these is a dead letter");
+        let mut mixed: Vec<_> = refused("23514");
+        mixed.push(refusal("22P02"));
+        let mixed = Findings { stored: HashSet::new(), refused: mixed };
+        assert!(mixed.are_in_vain(&refusal("23514")), "whatever else is refused");
         let passing = Findings { stored: HashSet::from([[0; 16]]), refused: refused("23514") };
         assert!(!passing.are_in_vain(&refusal("23514")));
     }
@@ -235,7 +276,7 @@ mod tests {
         assert!(nothing.take_doubtful().is_empty(), "nothing has passed yet");
         let mut findings = Findings { stored: HashSet::from([[0; 16]]), refused: refused() };
         // The connection is lost before they are tried again.
-        let codes = guilty(&mut findings, false);
+        let codes = guilty(&mut findings, false, &mut Vec::new());
         assert_eq!(codes.iter().map(|refusal| refusal.row).collect::<Vec<_>>(), [3, 0]);
         let mut findings = Findings { stored: HashSet::from([[0; 16]]), refused: refused() };
         assert_eq!(findings.take_doubtful(), vec![0..1]);

@@ -218,7 +218,7 @@ fn switch_over(table: &TableName) -> String {
     format!(
         "table {table} is one plain table, and PostgreSQL cannot partition it in place; leave DATABASE_PARTITIONING (sink.partitioning) \
          unset, or stop the consumers (spec.suspend: true) and run: ALTER TABLE {new} RENAME TO {renamed}; then \
-         `analytics-consumer migrate` with the same settings (the operator does that by itself within a minute); then: \
+         `analytics-consumer migrate` with the same settings (the operator does that by itself within five minutes); then: \
          INSERT INTO {new} (id, event_type, user_id, service, \"timestamp\", data, created_at, event_key) \
          SELECT id, event_type, user_id, service, \"timestamp\", data, created_at, coalesce(event_key, \
          (lpad(to_hex(greatest(0, extract(epoch FROM \"timestamp\") * 1000)::bigint), 12, '0') || '8' || substr(md5(id::text), 1, 3) \

@@ -15,14 +15,19 @@ impl Piece {
 
     /// A statement of a batch with that many rows took too long.
     pub fn halve(&mut self, rows: usize) {
-        self.0 = (self.0.min(rows) / 2).max(1);
+        // Without rows it was something else that took too long.
+        if rows > 0 {
+            self.0 = (self.0.min(rows) / 2).max(1);
+        }
     }
 
     /// A batch with that many rows was stored in that time.
     pub fn grow(&mut self, rows: usize, seconds: f64) {
         // A batch of fewer rows says nothing about a full piece.
         if rows >= self.0 && seconds * (self.0 as f64) / (rows as f64) < EASY_SECONDS {
-            self.0 = self.0.saturating_mul(2);
+            // One row that took too long, in a server that stood still, must not make thousands go one by one.
+            let easy = (EASY_SECONDS * rows as f64 / seconds.max(0.001)) as usize;
+            self.0 = self.0.saturating_mul(2).max(easy);
         }
     }
 
@@ -59,7 +64,10 @@ mod tests {
         assert_eq!(piece, Piece(5_000));
         piece.halve(1);
         piece.halve(1);
+        piece.halve(0);
         assert_eq!(piece, Piece(1));
+        piece.grow(2, 0.5);
+        assert_eq!(piece, Piece(40), "what would have taken 10 s");
     }
 
     #[test]

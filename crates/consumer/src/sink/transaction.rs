@@ -14,7 +14,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Transaction};
 
-use super::classify::{Fault, describe, fault};
+use super::classify::{Fault, describe, fault, took_too_long};
 use super::offsets::Owner;
 use super::piece::Piece;
 use super::{Statements, isolate, rows};
@@ -69,7 +69,7 @@ pub enum Written {
 }
 
 /// How a batch is written: what one attempt at it learns for the next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Course {
     /// How to begin, and afterwards how it went.
     pub written: Written,
@@ -77,6 +77,8 @@ pub struct Course {
     pub piece: Piece,
     /// The row at which isolation begins; 0 where nothing is known of any.
     pub start: usize,
+    /// SQLSTATEs of rules that refused a row that was alone, since a row passed last: such a rule may be a mistake.
+    pub doubted: Vec<String>,
 }
 
 /// Where an attempt failed.
@@ -159,7 +161,12 @@ pub async fn write(
         let (error, first) = match attempt(connection, statements, owner, letters, batch, course).await {
             Ok(outcome) => return Ok(outcome),
             Err(Failure::Other(error)) => return Err(error),
-            Err(Failure::Events(error, first)) => (error, first),
+            Err(Failure::Events(error, first)) => {
+                if took_too_long(&error) {
+                    course.piece.halve(batch.rows().len());
+                }
+                (error, first)
+            }
             Err(Failure::Commit(error)) => (error, 0),
         };
         match step(fault(&error), course.written, first, batch.rows().len(), lines) {
@@ -185,24 +192,46 @@ async fn attempt(
     owner: &Owner,
     letters: Option<&LetterTopic>,
     batch: &mut Batch,
-    course: &Course,
+    course: &mut Course,
 ) -> Result<Outcome, Failure> {
     let mut transaction = answer(connection.begin()).await?;
-    advance(&mut transaction, statements, owner, batch).await?;
-    let keys = store(&mut transaction, statements, batch, course).await?;
+    let failure = match fill(&mut transaction, statements, owner, letters, batch, course).await {
+        Ok(outcome) => {
+            answer(transaction.commit()).await.map_err(Failure::Commit)?;
+            return Ok(outcome);
+        }
+        Err(failure) => failure,
+    };
+    if let Failure::Other(WriteError::Fenced(_) | WriteError::Undelivered(_)) = failure {
+        // Merely dropped, it would hold its locks until the next statement. If this fails, so does that.
+        let _ = answer(transaction.rollback()).await;
+    }
+    Err(failure)
+}
+
+/// All that one transaction has in it.
+async fn fill(
+    transaction: &mut Transaction<'_, Postgres>,
+    statements: &Statements,
+    owner: &Owner,
+    letters: Option<&LetterTopic>,
+    batch: &mut Batch,
+    course: &mut Course,
+) -> Result<Outcome, Failure> {
+    advance(transaction, statements, owner, batch).await?;
+    let keys = store(transaction, statements, batch, course).await?;
     let is_new = |row: &&Row| keys.as_ref().is_none_or(|keys| keys.contains(&row.key));
     let stored: Vec<&Row> = batch.rows().iter().filter(is_new).collect();
     let counts = rollup::count(batch, &stored);
-    roll_up(&mut transaction, statements, owner, batch, &stored, &counts).await?;
+    roll_up(transaction, statements, owner, batch, &stored, &counts).await?;
     let duplicates = (batch.rows().len() - stored.len()) as u64;
     match (&statements.insert_dead_letters, letters) {
         (_, Some(topic)) => topic.deliver(batch).await?,
         (Some(insert), None) if !batch.dead_letters().is_empty() => {
-            insert_dead_letters(&mut transaction, insert, owner, batch).await?;
+            insert_dead_letters(transaction, insert, owner, batch).await?;
         }
         _ => {}
     }
-    answer(transaction.commit()).await.map_err(Failure::Commit)?;
     Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
 }
 
@@ -244,7 +273,7 @@ async fn store(
     transaction: &mut Transaction<'_, Postgres>,
     statements: &Statements,
     batch: &mut Batch,
-    course: &Course,
+    course: &mut Course,
 ) -> Result<Option<HashSet<[u8; 16]>>, Failure> {
     let mut keys = HashSet::new();
     match course.written {
