@@ -177,10 +177,10 @@ impl LetterTopic {
         let mut backoff = Backoff::new();
         loop {
             match Arc::clone(&self).look().await {
-                Ok(()) => return status.letters_up(),
+                Ok(()) => return status.letters_up(None),
                 Err(error) => {
                     tracing::warn!(%error, "Dead letters have no place yet; trying on");
-                    status.letters_down(error.to_string());
+                    status.letters_down(None, error.to_string());
                 }
             }
             tokio::time::sleep(backoff.next()).await;

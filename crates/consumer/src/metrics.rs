@@ -113,7 +113,7 @@ impl Metrics {
             waiting: IntGaugeVec::new(
                 Opts::new(
                     "partition_waiting",
-                    "1 while the partition waits for a person, because its stored offset is outside of the log",
+                    "1 while the partition waits for a person, because its stored or committed offset is outside of the log",
                 ),
                 &["topic", "partition"],
             )?,

@@ -20,12 +20,16 @@ struct State {
     /// By writer: that one of them gets through says nothing of the others.
     databases: BTreeMap<usize, String>,
     kafka: Option<String>,
+    /// While the broker that leads the group is away, others may answer.
+    coordinator: Option<String>,
     topic: Option<String>,
-    letters: Option<String>,
+    /// By writer; without one, that of the check at the start.
+    letters: BTreeMap<Option<usize>, String>,
     claims: Option<String>,
     /// Until the group has given this process an assignment.
     group: Option<String>,
     gaps: BTreeMap<i32, String>,
+    stopping: bool,
 }
 
 impl Status {
@@ -36,11 +40,13 @@ impl Status {
             schema: Some("not connected to PostgreSQL yet".to_owned()),
             databases: BTreeMap::new(),
             kafka: None,
+            coordinator: None,
             topic: None,
-            letters: None,
+            letters: BTreeMap::new(),
             claims: None,
             group: Some("joining the consumer group".to_owned()),
             gaps: BTreeMap::new(),
+            stopping: false,
         };
         Self { health, state: Mutex::new(state) }
     }
@@ -85,7 +91,7 @@ impl Status {
     /// Whether PostgreSQL, and the topic of the dead letters, answered every writer last.
     pub fn is_sink_up(&self) -> bool {
         let state = self.lock();
-        state.databases.is_empty() && state.letters.is_none()
+        state.databases.is_empty() && state.letters.is_empty()
     }
 
     /// A broker answered.
@@ -96,6 +102,11 @@ impl Status {
     /// Kafka cannot be used, and why.
     pub fn kafka_unreachable(&self, reason: String) {
         self.update(|state| state.kafka = Some(reason));
+    }
+
+    /// Whether the broker that leads the group is away, and for how long.
+    pub fn coordinator(&self, away: Option<String>) {
+        self.update(|state| state.coordinator = away);
     }
 
     /// The topic can be read.
@@ -114,14 +125,18 @@ impl Status {
         self.lock().topic.is_none()
     }
 
-    /// The topic of the dead letters takes them.
-    pub fn letters_up(&self) {
-        self.update(|state| state.letters = None);
+    /// The topic of the dead letters takes those of this writer, or is there (without a writer).
+    pub fn letters_up(&self, writer: Option<usize>) {
+        self.update(|state| {
+            state.letters.remove(&writer);
+        });
     }
 
-    /// The topic of the dead letters does not take them, and why.
-    pub fn letters_down(&self, reason: String) {
-        self.update(|state| state.letters = Some(reason));
+    /// The topic of the dead letters does not take those of this writer, or is not there, and why.
+    pub fn letters_down(&self, writer: Option<usize>, reason: String) {
+        self.update(|state| {
+            state.letters.insert(writer, reason);
+        });
     }
 
     /// Every assigned partition is taken over, or waits for a person.
@@ -163,19 +178,23 @@ impl Status {
 
     /// The process is stopping.
     pub fn stopping(&self) {
-        self.health.set_not_ready("stopping");
+        self.update(|state| state.stopping = true);
     }
 }
 
 impl State {
     fn obstacle(&self) -> Option<String> {
+        if self.stopping {
+            return Some("stopping".to_owned());
+        }
         self.schema
             .as_ref()
             .or_else(|| self.databases.values().next())
             .or(self.kafka.as_ref())
+            .or(self.coordinator.as_ref())
             .or(self.topic.as_ref())
             .or(self.claims.as_ref())
-            .or(self.letters.as_ref())
+            .or_else(|| self.letters.values().next())
             .or(self.group.as_ref())
             .or_else(|| self.gaps.values().next())
             .cloned()
@@ -197,9 +216,12 @@ mod tests {
         status.kafka_unreachable("no broker".into());
         assert!(!health.is_ready());
         status.kafka_reachable();
-        status.letters_down("no such topic".into());
+        status.coordinator(Some("away".into()));
+        assert_eq!(health.reason().as_deref(), Some("away"));
+        status.coordinator(None);
+        status.letters_down(None, "no such topic".into());
         assert_eq!(health.reason().as_deref(), Some("no such topic"));
-        status.letters_up();
+        status.letters_up(None);
         status.claims_failing("read-only".into());
         assert_eq!(health.reason().as_deref(), Some("read-only"));
         status.claims_done();
@@ -232,6 +254,26 @@ mod tests {
         assert_eq!(health.reason().as_deref(), Some("gone"));
         status.database_up(0);
         assert!(health.is_ready() && status.is_sink_up());
+    }
+
+    #[test]
+    fn letters_of_one_writer_that_go_do_not_hide_those_of_another_that_do_not() {
+        let (health, status) = ready();
+        status.letters_down(Some(0), "no leader".into());
+        status.letters_up(Some(1));
+        assert_eq!(health.reason().as_deref(), Some("no leader"));
+        assert!(!status.is_sink_up());
+        status.letters_up(Some(0));
+        assert!(health.is_ready() && status.is_sink_up());
+    }
+
+    /// What is written while stopping must not bring requests back.
+    #[test]
+    fn whoever_is_stopping_is_not_ready_again() {
+        let (health, status) = ready();
+        status.stopping();
+        status.database_up(0);
+        assert_eq!(health.reason().as_deref(), Some("stopping"));
     }
 
     #[test]

@@ -42,12 +42,12 @@ pub const SETTINGS: &[Setting] = &[
     with_default(
         "KAFKA_START_FROM",
         "earliest",
-        "Where to begin when no offset is stored: earliest or latest.",
+        "Where to begin when no offset is stored and the group has committed none: earliest or latest.",
     ),
     with_default(
         "KAFKA_ON_OFFSET_GAP",
         "fail",
-        "What to do when the stored offset is no longer (or not yet) in the log: fail, earliest or latest. With fail the partition waits and /readyz says why.",
+        "What to do when the stored offset (or, where none is stored, the committed one) is no longer, or not yet, in the log: fail, earliest or latest. With fail the partition waits and /readyz says why.",
     ),
     with_default(
         "KAFKA_GROUP_PROTOCOL",
@@ -162,7 +162,7 @@ pub const SETTINGS: &[Setting] = &[
     with_default(
         "LOG_LEVEL",
         "info",
-        "Log filter: error, warn, info, debug, trace, or a list such as `info,rdkafka=debug`.",
+        "Log filter: error, warn, info, debug, trace, or a list such as `info,librdkafka=debug`.",
     ),
     with_default("LOG_FORMAT", "text", "text or json."),
     optional("CONSUMER_INSTANCE", "Name of this process in pipeline_offsets; unset means the host name."),

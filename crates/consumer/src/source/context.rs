@@ -19,6 +19,11 @@ use super::trouble::{self, Trouble};
 use crate::metrics::Metrics;
 use crate::status::Status;
 
+/// So long without the group's coordinator is no mere move to another broker.
+const COORDINATOR_AWAY_MILLIS: i64 = 10_000;
+const COORDINATOR_AWAY: &str = "the broker that coordinates the consumer group cannot be reached, or has no leader for its partition of \
+                                __consumer_offsets; brokers that answer are not enough";
+
 /// A change of the group's assignment, to be carried out after `poll` has returned.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rebalance {
@@ -110,6 +115,10 @@ impl ClientContext for Context {
         if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
             self.trouble.over();
             self.status.kafka_reachable();
+        }
+        if let Some(group) = &statistics.cgrp {
+            let is_away = group.state != "up" && group.stateage >= COORDINATOR_AWAY_MILLIS;
+            self.status.coordinator(is_away.then(|| COORDINATOR_AWAY.to_owned()));
         }
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         for (partition, numbers) in topic.partitions.iter().filter(|(_, numbers)| numbers.ls_offset >= 0) {
