@@ -85,8 +85,17 @@ pub(crate) enum Error {
 
 impl Error {
     /// All labels of the metric that [`Self::category`] gives.
-    pub(crate) const CATEGORIES: [&str; 7] =
-        ["read_secret", "read", "apply", "delete", "foreign_object", "leftover", "status"];
+    pub(crate) const CATEGORIES: [&str; 9] = [
+        "read_secret",
+        "read",
+        "apply",
+        "delete",
+        "foreign_object",
+        "leftover",
+        "status",
+        "timed_out",
+        "panicked",
+    ];
 
     /// Label of the metric; one of a few.
     pub(crate) const fn category(&self) -> &'static str {

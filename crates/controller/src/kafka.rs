@@ -63,6 +63,11 @@ impl Quiet {
         let client = settings::client_of(connection);
         Some(Self { client, topic: connection.topic.clone(), ends: ends.collect::<Option<_>>()? })
     }
+
+    /// Whether it is of the cluster that is read now, with the same credentials.
+    pub(crate) fn is_of(&self, connection: &Connection) -> bool {
+        self.topic == connection.topic && self.client == settings::client_of(connection)
+    }
 }
 
 /// What was read of a topic and a group.

@@ -36,10 +36,11 @@ pub(crate) struct Metrics {
 
 const PIPELINE: [&str; 2] = ["namespace", "pipeline"];
 /// What the controller writes.
-const WRITTEN: [&str; 10] = [
+const WRITTEN: [&str; 11] = [
     "AnalyticsPipelineStatus",
     "ConfigMap",
     "Deployment",
+    "Event",
     "Job",
     "NetworkPolicy",
     "PodDisruptionBudget",
@@ -128,7 +129,7 @@ impl Metrics {
         for (counters, values) in [
             (&self.reconciles, &["ok", "error"][..]),
             (&self.errors, &Error::CATEGORIES),
-            (&self.errors, &["unreadable", "monitoring"]),
+            (&self.errors, &["unreadable", "not_listed", "monitoring"]),
             (&self.scale_decisions, &["up", "down"]),
             (&self.lag_read_failures, &LagError::REASONS),
             (&self.writes, &WRITTEN),

@@ -80,6 +80,7 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
             namespace = name.0,
             "Not every watch has listed what there is; nothing is concluded before"
         );
+        context.metrics.failed("not_listed");
         return Ok(Action::requeue(READY_AGAIN));
     }
     let started = Instant::now();
@@ -256,6 +257,10 @@ async fn look_for_others(
     context: &Context,
     memory: &mut Memory,
 ) {
+    if policy::is_dry_run(&pipeline.spec) {
+        // It is meant for others to set it.
+        return;
+    }
     let version = apply::seen_version(pipeline, context);
     if memory.course.contest.look(fleet.spec, version, Instant::now()) {
         let who = apply::who_scales(pipeline, context).await;

@@ -219,7 +219,9 @@ fn is_worth_another(kind: Kind, age: Duration, since_renewal: Option<Duration>) 
     match kind {
         Kind::Answered => false,
         Kind::Moved => since_renewal.is_none_or(|since| since >= RENEWED),
-        Kind::Partly | Kind::Silent => age >= PATIENCE,
+        // Others still get through with it, and what it knows lets pipelines rest.
+        Kind::Partly => age >= PATIENCE && since_renewal.is_none_or(|since| since >= IDLE),
+        Kind::Silent => age >= PATIENCE,
     }
 }
 
@@ -255,6 +257,8 @@ mod tests {
             (Kind::Moved, 10, Some(10), true, "the group is elsewhere again"),
             (Kind::Partly, 59, None, false, "it may find its way"),
             (Kind::Partly, 60, None, true, "it does not"),
+            (Kind::Partly, 60, Some(60), false, "neither did the one before"),
+            (Kind::Partly, 600, Some(600), true, "it is tried now and then"),
             (Kind::Silent, 59, Some(59), false, "it may find its way"),
             (Kind::Silent, 60, Some(60), true, "it does not"),
         ];

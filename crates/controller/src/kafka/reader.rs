@@ -53,12 +53,9 @@ pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) 
             }
         })
         .map_err(|error| {
-            // Where the partitions are known, the cluster has answered not long ago.
-            let answered = client.context().partitions(topic).is_some();
             client.context().remember(topic, None);
-            let kind = kind(code_of(&error), || {
-                answered && client.fetch_metadata(Some(topic), timeout.min(ANYBODY)).is_ok()
-            });
+            let kind =
+                kind(code_of(&error), || client.fetch_metadata(Some(topic), timeout.min(ANYBODY)).is_ok());
             listen(client);
             Failure { error: classify(&error, &client.context().take(), connection), kind }
         })

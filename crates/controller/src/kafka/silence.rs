@@ -87,10 +87,17 @@ impl Silence {
 
     /// Notes what came of a request: `None` if the cluster answered, whatever it did.
     pub(super) fn note(&self, failure: Option<&LagError>, now: Instant) {
-        *self.lock() = match failure {
-            None => State::Answers,
-            Some(error) => State::Silent(error.clone(), now + PAUSE),
+        let mut state = self.lock();
+        *state = match (failure, &*state) {
+            (None, _) => State::Answers,
+            // The client says the cause (a wrong password, a certificate) once in a while, and in between only that there is no
+            // connection.
+            (Some(LagError::Unreachable { .. }), State::Silent(cause, _)) => {
+                State::Silent(cause.clone(), now + PAUSE)
+            }
+            (Some(error), _) => State::Silent(error.clone(), now + PAUSE),
         };
+        drop(state);
         self.known.notify_waiters();
     }
 
@@ -126,6 +133,22 @@ mod tests {
         silence.note(None, later + PAUSE);
         assert_eq!(silence.turn_at(later + PAUSE), Some(Turn::Ask));
         assert_eq!(silence.turn_at(later + PAUSE), Some(Turn::Ask), "all at the same time");
+    }
+
+    /// A condition that changes back and forth would be written, and told in an Event, each time.
+    #[test]
+    fn a_cause_is_not_forgotten_while_the_cluster_stays_silent() {
+        let (silence, start) = (Silence::default(), Instant::now());
+        let cause = || LagError::AuthenticationFailed { detail: "wrong password".into() };
+        let known = |silence: &Silence| silence.turn_at(start);
+        silence.note(Some(&error()), start);
+        silence.note(Some(&cause()), start);
+        assert_eq!(known(&silence), Some(Turn::Leave(cause())));
+        silence.note(Some(&error()), start);
+        assert_eq!(known(&silence), Some(Turn::Leave(cause())));
+        silence.note(None, start);
+        silence.note(Some(&error()), start);
+        assert_eq!(known(&silence), Some(Turn::Leave(error())), "it has answered since");
     }
 
     #[tokio::test]

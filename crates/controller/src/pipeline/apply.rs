@@ -3,6 +3,7 @@
 //! What was applied and has not changed since is not applied again: a quiet pipeline costs the API server nothing.
 
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -27,13 +28,16 @@ const DEPLOYMENT: &str = "Deployment";
 /// Who owns the fields that the controller sets.
 pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
 
+/// For so long after it was made the watch may not show an object yet.
+const SHOWN_AFTER: Duration = Duration::from_secs(10);
+
 /// What was applied, and which version of the object came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Applied {
     wanted: String,
     version: Version,
-    /// False if it was not there before, which the watch may still say for a moment.
-    existed: bool,
+    /// When. For a moment the watch may not show an object that is new.
+    when: Instant,
 }
 
 /// How an object looks beside what was applied.
@@ -50,8 +54,11 @@ enum Comparison {
 impl Applied {
     // `seen` is `None` for an object that is not there. An older version than the applied one is what the watch shows until
     // it has caught up.
-    fn compare(&self, wanted: &str, seen: Version) -> Comparison {
-        let behind = if seen.is_some() { seen < self.version } else { !self.existed };
+    fn compare(&self, wanted: &str, seen: Version, now: Instant) -> Comparison {
+        let behind = match seen {
+            Some(_) => seen < self.version,
+            None => now.saturating_duration_since(self.when) < SHOWN_AFTER,
+        };
         if self.wanted != wanted || behind {
             Comparison::Outdated
         } else if seen == self.version {
@@ -206,7 +213,7 @@ impl Writer<'_> {
         let seen = shelf.get(&self.pipeline.namespace, &name);
         let key = (kind.clone(), name.clone());
         let before = seen.as_ref().and_then(|seen| seen.seen().version);
-        match self.memory.applied.get(&key).map(|applied| applied.compare(&wanted, before)) {
+        match self.memory.applied.get(&key).map(|applied| applied.compare(&wanted, before, Instant::now())) {
             Some(Comparison::Same) => return Ok(()),
             Some(Comparison::ChangedByOthers) => self.put_right.push(format!("{kind} `{name}`")),
             Some(Comparison::Outdated) | None => {}
@@ -222,9 +229,8 @@ impl Writer<'_> {
             source: Box::new(source),
         })?;
         self.context.metrics.wrote(&kind);
-        self.memory
-            .applied
-            .insert(key, Applied { wanted, version: version(written.meta()), existed: before.is_some() });
+        let applied = Applied { wanted, version: version(written.meta()), when: Instant::now() };
+        self.memory.applied.insert(key, applied);
         Ok(())
     }
 
@@ -368,18 +374,20 @@ mod tests {
     #[test]
     fn changes_by_others_are_told_from_own_writes() {
         let table = [
-            (false, "a", Some(2), Comparison::Same),
-            (true, "a", Some(2), Comparison::Same),
-            (true, "b", Some(2), Comparison::Outdated),
-            (true, "b", Some(3), Comparison::Outdated),
-            (true, "a", Some(1), Comparison::Outdated),
-            (false, "a", None, Comparison::Outdated),
-            (true, "a", None, Comparison::ChangedByOthers),
-            (true, "a", Some(3), Comparison::ChangedByOthers),
+            (0, "a", Some(2), Comparison::Same),
+            (60, "a", Some(2), Comparison::Same),
+            (60, "b", Some(2), Comparison::Outdated),
+            (60, "b", Some(3), Comparison::Outdated),
+            (60, "a", Some(1), Comparison::Outdated),
+            (1, "a", None, Comparison::Outdated),
+            (60, "a", None, Comparison::ChangedByOthers),
+            (60, "a", Some(3), Comparison::ChangedByOthers),
         ];
-        for (existed, wanted, seen, expected) in table {
-            let applied = Applied { wanted: "a".into(), version: Some(2), existed };
-            assert_eq!(applied.compare(wanted, seen), expected, "{existed} {wanted} {seen:?}");
+        let when = Instant::now();
+        for (seconds, wanted, seen, expected) in table {
+            let applied = Applied { wanted: "a".into(), version: Some(2), when };
+            let now = when + Duration::from_secs(seconds);
+            assert_eq!(applied.compare(wanted, seen, now), expected, "{seconds} {wanted} {seen:?}");
         }
     }
 }

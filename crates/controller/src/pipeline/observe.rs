@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::scrape;
 use super::validate::ValidatedPipeline;
 use crate::context::{Context, Memory};
-use crate::kafka::{Arrivals, LagError, Quiet, Reading};
+use crate::kafka::{Ages, Arrivals, LagError, Quiet, Reading};
 use crate::shelf::Consumers;
 use crate::trace;
 
@@ -154,6 +154,11 @@ pub(crate) async fn run(
     context: &Context,
     memory: &mut Memory,
 ) -> Seen {
+    if memory.quiet.as_ref().is_some_and(|quiet| !quiet.is_of(&pipeline.kafka)) {
+        // What was read of another cluster, or with other credentials, says nothing of this one.
+        (memory.quiet, memory.reading, memory.asked) = (None, None, None);
+        memory.ages = Ages::default();
+    }
     if let Some((at, reading)) = &memory.reading
         && at.elapsed() < FRESH
     {

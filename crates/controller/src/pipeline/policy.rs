@@ -53,6 +53,11 @@ pub(crate) fn fixed_replicas(spec: &AnalyticsPipelineSpec) -> Option<u32> {
     }
 }
 
+/// Whether decisions are told and not carried out.
+pub(crate) fn is_dry_run(spec: &AnalyticsPipelineSpec) -> bool {
+    spec.scaling.dry_run && fixed_replicas(spec).is_none()
+}
+
 // The schema allows no negative number; should one get through, none is meant.
 fn count(number: i32) -> u32 {
     u32::try_from(number).unwrap_or(0)

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::contest::Contest;
 use super::observe::{Fleet, Seen};
-use super::policy::{fixed_replicas, policy};
+use super::policy::{fixed_replicas, is_dry_run, policy};
 use super::status;
 use super::validate::ValidatedPipeline;
 use crate::conditions::{SUSPENDED, reasons};
@@ -94,7 +94,7 @@ pub(crate) fn run(
     let spec = &pipeline.spec;
     let course = &mut memory.course;
     // Who stops a pipeline wants it stopped, whatever others set.
-    let truce = !spec.suspend && fleet.exists && course.contest.holds(Instant::now());
+    let truce = !spec.suspend && !is_dry_run(spec) && fleet.exists && course.contest.holds(Instant::now());
     let replicas = if truce { fleet.spec } else { replicas(spec, fleet, decision.as_ref(), course.stopped) };
     let decided = fixed_replicas(spec).is_some() || (seen.observation.is_some() && !spec.scaling.dry_run);
     course.stopped = stopped(course.stopped, fleet, spec.suspend, decided && !truce);

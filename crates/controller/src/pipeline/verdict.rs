@@ -5,7 +5,7 @@ use autoscaler::{Condition, Decision, Limit};
 use super::contest::Contest;
 use super::migrate::Migration;
 use super::observe::Fleet;
-use super::policy::fixed_replicas;
+use super::policy::{fixed_replicas, is_dry_run};
 use super::scale::Scale;
 use super::validate::{Refusal, ValidatedPipeline};
 use crate::conditions::{
@@ -146,6 +146,9 @@ fn ready(
         return Verdict::no(READY, error.reason(), format!("{}.", sentence(&error.to_string())));
     }
     if scale.replicas == 0 {
+        if let Some(verdict) = held_at_zero(pipeline, scale) {
+            return verdict;
+        }
         let (reason, message) = match fixed_replicas(&pipeline.spec) {
             Some(_) => (reasons::SCALED_TO_ZERO, "No consumers are wanted (`spec.scaling.replicas` is 0)."),
             None => (reasons::IDLE, "Nothing waits, so no consumer runs; the first event starts one."),
@@ -164,6 +167,22 @@ fn ready(
             format!("None of {} consumers is ready yet.", scale.replicas),
         ),
     }
+}
+
+// Events may wait where it is not the operator that says how many consumers there are.
+fn held_at_zero(pipeline: &ValidatedPipeline, scale: &Scale) -> Option<Verdict> {
+    let lag = scale.decision.as_ref().and_then(|decision| decision.estimates.lag_events);
+    let message = match () {
+        () if lag.is_none_or(|lag| lag == 0) => return None,
+        () if scale.truce => "somebody else has set the Deployment to none, see `ScalingConflict`.",
+        () if is_dry_run(&pipeline.spec) => "`dryRun` leaves it to others to start one.",
+        () => return None,
+    };
+    Some(Verdict::no(
+        READY,
+        reasons::SCALED_BY_OTHERS,
+        format!("No consumer runs although events wait: {message}"),
+    ))
 }
 
 fn limits(pipeline: &ValidatedPipeline, decision: Option<&Decision>) -> Vec<Verdict> {
@@ -279,6 +298,14 @@ mod tests {
     fn ready_names_the_first_thing_that_stands_in_the_way() {
         let lag = Scale { replicas: 2, ..Scale::default() };
         let idle = Scale::default();
+        let dry = r#"{"scaling": {"dryRun": true}}"#;
+        let waiting = |events| {
+            let (_, mut decision) =
+                autoscaler::decide(&Default::default(), &Default::default(), &Default::default());
+            decision.estimates.lag_events = Some(events);
+            Scale { decision: Some(decision), ..Scale::default() }
+        };
+        let held = |events| Scale { truce: true, ..waiting(events) };
         let fixed_zero = r#"{"scaling": {"mode": "Fixed", "replicas": 0}}"#;
         let failing = Migration::Failing { trouble: "no such role".into(), anew: false };
         let ok = || Ok(Reading::default());
@@ -317,6 +344,10 @@ mod tests {
             ("{}", fleet(2, 0, None), ok(), &lag, failing.clone(), Truth::False, "MigrationFailed"),
             ("{}", fleet(2, 2, None), ok(), &lag, failing, Truth::True, "ConsumersReady"),
             ("{}", fleet(0, 0, None), ok(), &idle, Migration::Done, Truth::True, "Idle"),
+            ("{}", fleet(0, 0, None), ok(), &held(7), Migration::Done, Truth::False, "ScaledByOthers"),
+            ("{}", fleet(0, 0, None), ok(), &held(0), Migration::Done, Truth::True, "Idle"),
+            (dry, fleet(0, 0, None), ok(), &waiting(7), Migration::Done, Truth::False, "ScaledByOthers"),
+            (dry, fleet(0, 0, None), ok(), &idle, Migration::Done, Truth::True, "Idle"),
             (fixed_zero, fleet(0, 0, None), ok(), &idle, Migration::Done, Truth::True, "ScaledToZero"),
             (
                 r#"{"suspend": true}"#,

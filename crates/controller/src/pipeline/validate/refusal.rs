@@ -48,7 +48,7 @@ impl Refusal {
     pub(super) fn conflict(pipeline: &AnalyticsPipeline, rival: &AnalyticsPipeline) -> Self {
         let source = &pipeline.spec.source;
         let message = format!(
-            "pipeline `{}` in namespace `{}` is older and reads topic `{}` with group `{}` on the same brokers; this pipeline is not run: give it another `source.groupId`, or delete one of the two",
+            "pipeline `{}` in namespace `{}` is older and reads topic `{}` with group `{}` on the same brokers; this pipeline is not run: delete one of the two, or make this one anew with another `source.groupId`",
             rival.name_any(),
             rival.namespace().unwrap_or_default(),
             source.topic,
