@@ -66,14 +66,14 @@ pub struct Consumer {
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["name".into()]),
         validation = Rule::new(
-            "self.all(e, !['KAFKA_', 'DATABASE_', 'DEDUPLICATION_', 'DEAD_LETTER', 'BATCH_', 'EVENT_', 'METRICS_PORT', 'TOMBSTONES', 'SHUTDOWN_TIMEOUT', 'LOG_LEVEL', 'LOG_FORMAT', 'CONSUMER_'].exists(p, e.name.startsWith(p)))"
+            "self.all(e, !['KAFKA_', 'DATABASE_', 'DEDUPLICATION_', 'DEAD_LETTER', 'BATCH_', 'EVENT_', 'METRICS_PORT', 'TOMBSTONES', 'SHUTDOWN_TIMEOUT', 'LOG_LEVEL', 'LOG_FORMAT', 'CONSUMER_', 'ROLLUP'].exists(p, e.name.startsWith(p)))"
         ).message(
-            "`env` must not name a setting of the consumer (KAFKA_, DATABASE_, DEDUPLICATION_, DEAD_LETTER, BATCH_, EVENT_, CONSUMER_, METRICS_PORT, TOMBSTONES, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT): use the field of the pipeline instead"
+            "`env` must not name a setting of the consumer (KAFKA_, DATABASE_, DEDUPLICATION_, DEAD_LETTER, BATCH_, EVENT_, CONSUMER_, ROLLUP, METRICS_PORT, TOMBSTONES, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT): use the field of the pipeline instead"
         )
     )]
     pub env: Vec<EnvVar>,
 
-    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,rdkafka=debug`. Default: `info`.
+    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,librdkafka=debug`. Default: `info`.
     #[serde(default = "default_log_level")]
     #[schemars(length(min = 1, max = 255))]
     pub log_level: String,

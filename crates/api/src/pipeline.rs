@@ -39,7 +39,7 @@ pub const MAX_NAME_LENGTH: usize = 46;
         name = "Lag-seconds",
         type_ = "integer",
         json_path = ".status.lag.seconds",
-        description = "Seconds that the arrivals of these events took"
+        description = "Seconds that the oldest of these events has waited"
     ),
     printcolumn(
         name = "Rate",
@@ -107,7 +107,7 @@ pub struct AnalyticsPipelineSpec {
     /// How consumer pods look: image, resources, placement, logging. Unset: the controller's own image and small requests.
     #[serde(default)]
     pub consumer: Consumer,
-    /// What consumers report beyond metrics and logs. Unset: nothing.
+    /// What consumers report beyond metrics and logs. Unset: no traces, and a PodMonitor and a PrometheusRule where Prometheus Operator is.
     #[serde(default)]
     pub telemetry: Telemetry,
     /// Which connections the pods may make and take. Unset: no NetworkPolicy is made.

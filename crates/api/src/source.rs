@@ -44,11 +44,11 @@ pub struct Source {
     ))]
     pub group_id: String,
 
-    /// Where to begin in a partition for which no offset is stored: `earliest` or `latest`. Default: `earliest`.
+    /// Where to begin in a partition for which no offset is stored and the group has committed none: `earliest` or `latest`. Default: `earliest`.
     #[serde(default)]
     pub start_from: StartFrom,
 
-    /// What to do when the stored offset is no longer in the topic (recreated topic, expired data): `fail` stops and says so, `earliest` and `latest` go on there. Default: `fail`.
+    /// What to do when the stored offset (or, where none is stored, the committed one) is no longer in the topic (recreated topic, expired data): `fail` stops and says so, `earliest` and `latest` go on there. Default: `fail`.
     #[serde(default)]
     pub on_offset_gap: OnOffsetGap,
 

@@ -77,7 +77,7 @@ pub struct AnalyticsPipelineStatus {
 pub struct LagStatus {
     /// Events between the committed offsets and the ends of the partitions.
     pub events: i64,
-    /// Seconds of arrivals that these events stand for. Absent while the arrival rate is not known.
+    /// How long the oldest of these events has waited, in seconds. Absent while it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
     /// Number of partitions of the topic.

@@ -53,7 +53,7 @@ fn seen(status: &AnalyticsPipelineStatus) -> String {
     let Some(lag) = &status.lag else { return "Seen: lag is not known at the moment.".to_owned() };
     let mut text = format!("Seen: {} events wait in {} partitions", grouped(lag.events), lag.partitions);
     if let Some(seconds) = lag.seconds {
-        text.push_str(&format!(", which is {seconds} s of arrivals"));
+        text.push_str(&format!(", the oldest for {seconds} s"));
     }
     let rates = status.rates.clone().unwrap_or_default();
     for (rate, what) in [
@@ -145,7 +145,7 @@ mod tests {
             }),
         );
         let expected = "Wanted: no event waits longer than 10 s, with 0 to 4 consumers. While lag cannot be read, the number stays as it is.
-Seen: 90,000 events wait in 8 partitions, which is 45 s of arrivals; 2,000 per second arrive; 1,500 per second are stored; 900 per second are what one consumer can store.
+Seen: 90,000 events wait in 8 partitions, the oldest for 45 s; 2,000 per second arrive; 1,500 per second are stored; 900 per second are what one consumer can store.
 Decided: 4 consumers, because: 5 would be needed
 Needed: 5 consumers, whatever the limits.
 Limited by: MaxReplicas.

@@ -61,7 +61,7 @@ fn replicas(pipeline: &AnalyticsPipeline, status: &AnalyticsPipelineStatus) -> S
 
 fn waiting(status: &AnalyticsPipelineStatus) -> Option<String> {
     let Some(lag) = &status.lag else { return Some("  waits   not known".to_owned()) };
-    let seconds = lag.seconds.map(|seconds| format!(" ({seconds} s of arrivals)")).unwrap_or_default();
+    let seconds = lag.seconds.map(|seconds| format!(" (the oldest for {seconds} s)")).unwrap_or_default();
     let rate = |rate: Option<i64>| rate.map_or_else(|| "?".to_owned(), grouped);
     let rates = status.rates.as_ref();
     Some(format!(
@@ -186,7 +186,7 @@ mod tests {
   from    topic clicks, group analytics-service, at kafka:9092
   to      table events, by Secret db
   runs    1 of 2 consumers ready
-  waits   1,200 events (3 s of arrivals) in 2 partitions; 400 arrive and ? are stored per second
+  waits   1,200 events (the oldest for 3 s) in 2 partitions; 400 arrive and ? are stored per second
   decided 2 consumers [AtLimit, limited by MaxReplicas]: 1,200 events wait
 
 Conditions

@@ -93,7 +93,7 @@ async fn of_rollups(pool: &PgPool) -> Result<()> {
                 for query in queries {
                     // One panel reads the latest rows themselves.
                     let Query::Rows { sql, .. } = query else { continue };
-                    if !sql.contains("_hourly") {
+                    if !sql.contains("event_rollups") && !sql.contains("event_users_hourly") {
                         continue;
                     }
                     cells.push(time(pool, &sql, 20).await?);
