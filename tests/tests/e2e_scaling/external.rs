@@ -23,7 +23,10 @@ pub(crate) async fn a_horizontal_pod_autoscaler_decides_alone(place: &Place<'_>)
     let message = condition(place, "clicks", "AbleToScale", "True").await?;
     eprintln!("HorizontalPodAutoscaler: AbleToScale, {message}");
     autoscaler(place, "clicks", 1, 2).await?;
-    place.consumers("as many as the autoscaler wants at most", |count| count == 2).await?;
+    wait::until_true("as many are asked for as the autoscaler wants at most", LATER, || async {
+        Ok(replicas(place, "clicks").await? == 2)
+    })
+    .await?;
     let pipeline = place.pipelines().get("clicks").await?;
     ensure!(
         pipeline.spec.scaling.replicas == Some(2),
