@@ -40,7 +40,9 @@ pub(crate) async fn a_sleeping_pipeline_wakes_at_once_with_what_it_takes(place: 
     let count = first.strip_prefix("Consumers 0 -> ").and_then(|rest| rest.split_once(':')?.0.parse().ok());
     // Two could not even keep up with what arrives; more than there are partitions are never right.
     ensure!(count.is_some_and(|count: i32| (3..=PARTITIONS).contains(&count)), "{woken:#?}");
-    ensure!(!woken[1..].iter().any(|note| note.contains("Growing")), "one jump: {woken:#?}");
+    // The first look cannot tell a load that begins from a dump; the next ones may find that it takes more.
+    let more = woken[1..].iter().filter(|note| note.contains("Growing")).count();
+    ensure!(more <= 1, "one jump, and one more at most: {woken:#?}");
     rows += load.end().await?;
     place.stored(rows).await?;
     place.consumers("none again", |count| count == 0).await?;
