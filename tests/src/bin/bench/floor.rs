@@ -30,8 +30,9 @@ const KEYLESS: &str = "event_type, user_id, service, \"timestamp\", data";
 const RENEWED: &str = "event_type, user_id, service, \"timestamp\" + interval '1 day', data, \
     (lpad(to_hex(('x' || translate(left(event_key::text, 13), '-', ''))::bit(48)::bigint + 86400000), 12, '0') \
     || substr(event_key::text, 14))::uuid";
+const WHOLE: Selection = Selection { file: "whole", columns: COLUMNS, condition: "true" };
 const SELECTIONS: [Selection; 5] = [
-    Selection { file: "whole", columns: COLUMNS, condition: "true" },
+    WHOLE,
     Selection { file: "renewed", columns: RENEWED, condition: "true" },
     Selection { file: "keyless", columns: KEYLESS, condition: "true" },
     Selection { file: "even", columns: COLUMNS, condition: "id % 2 = 0" },
@@ -41,8 +42,17 @@ const SELECTIONS: [Selection; 5] = [
 impl Export {
     /// Exports the rows of a run in the order in which they were stored.
     pub(crate) async fn take(database: &Database) -> Result<Self> {
+        Self::select(database, &SELECTIONS).await
+    }
+
+    /// The same for [`whole`] only.
+    pub(crate) async fn take_whole(database: &Database) -> Result<Self> {
+        Self::select(database, &[WHOLE]).await
+    }
+
+    async fn select(database: &Database, selections: &[Selection]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        for Selection { file, columns, condition } in SELECTIONS {
+        for Selection { file, columns, condition } in selections {
             let query = format!("SELECT {columns} FROM events WHERE {condition} ORDER BY id");
             psql(database, &format!("\\copy ({query}) TO '{}'", folder.path().join(file).display())).await?;
         }

@@ -39,6 +39,9 @@ pub(crate) fn judge(runs: &[Figures]) -> Vec<Goal> {
     if let (Some(floor), Some(consumer)) = (find(Role::Floor), find(Role::Consumer)) {
         goals.push(Goal::at_least("times the floor", 1.0, consumer.rate() / floor.rate()));
     }
+    if let (Some(floor), Some(consumer)) = (find(Role::BacklogFloor), find(Role::Backlog)) {
+        goals.push(Goal::at_least("times the floor of the backlog", 1.0, consumer.rate() / floor.rate()));
+    }
     if let (Some(peer), Some(consumer)) = (find(Role::Peer), find(Role::Consumer)) {
         goals.push(Goal::at_least("times the peer that deduplicates", 2.0, consumer.rate() / peer.rate()));
     }
@@ -49,7 +52,10 @@ pub(crate) fn judge(runs: &[Figures]) -> Vec<Goal> {
         goals.push(Goal::at_most("CPU seconds per million", 2.5, consumer.per_million(seconds)));
     }
     let own = runs.iter().filter(|run| {
-        matches!(run.role, Role::Consumer | Role::WithoutRollups | Role::Variant | Role::Growth(_))
+        matches!(
+            run.role,
+            Role::Consumer | Role::WithoutRollups | Role::Variant | Role::Backlog | Role::Growth(_)
+        )
     });
     if let Some(peak) = own.filter_map(|run| run.peak_bytes).max() {
         goals.push(Goal::at_most("MiB of memory in any run", 50.0, mebibytes(peak)));

@@ -207,9 +207,23 @@ impl Bench {
         }
         if let Some(backlog) = self.arguments.backlog {
             let waiting = self.fill("backlog", backlog, self.options(partitions)).await?;
-            let name = format!("consumer, backlog of {} in {partitions} partitions", grouped(backlog));
-            self.consumer(&name, &waiting, &[]).await?;
+            self.backlog(&waiting, partitions).await?;
         }
+        Ok(())
+    }
+
+    /// The consumer and then the floor, which slows with so many rows, too.
+    async fn backlog(&mut self, waiting: &Filled, partitions: i32) -> Result<()> {
+        let events = grouped(waiting.counts.produced());
+        let name = format!("consumer, backlog of {events} in {partitions} partitions");
+        let database = self.bed.database().await?;
+        let run = throughput::consumer(&self.bed, &database, &name, waiting, &[]).await?;
+        self.add(Figures { role: Role::Backlog, ..run });
+        let export = floor::Export::take_whole(&database).await?;
+        self.bed.drop(database).await?;
+        let floor = floor::whole(&mut self.bed, &export).await?;
+        let name = format!("floor: one \\copy of these {events} rows");
+        self.add(Figures { name, role: Role::BacklogFloor, ..floor });
         Ok(())
     }
 

@@ -15,6 +15,10 @@ pub(crate) enum Role {
     WithoutRollups,
     /// Another variant of the consumer.
     Variant,
+    /// The consumer with a backlog.
+    Backlog,
+    /// What that is compared with: the same rows.
+    BacklogFloor,
     /// Somebody else's consumer that deduplicates.
     Peer,
     /// The consumer and a table that holds so many rows.
