@@ -117,7 +117,8 @@ bench-dashboards: build ## How fast the panels are on rollups of 100 million eve
 	$(cargo_test) --test observability -- --ignored --nocapture --test-threads=1
 
 .PHONY: pictures
-pictures: build ## Draw docs/dashboards.md and its pictures from real data (needs root and gnuplot-nox)
+pictures: build ## Draw docs/dashboards.md and its pictures from real data (needs root)
+	command -v gnuplot >/dev/null || apt-get install -y -q gnuplot-nox
 	tests/setup/setup.sh prometheus-operator prometheus
 	$(cargo_test) --test e2e_monitoring -- --ignored --nocapture pictures_of_the_dashboards
 

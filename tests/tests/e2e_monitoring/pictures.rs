@@ -28,6 +28,7 @@ const SHOWN: i64 = 180;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "draws pictures: make pictures"]
 async fn pictures_of_the_dashboards() -> Result<()> {
+    gnuplot()?;
     let world = World::start().await?;
     world.install().await?;
     world.apply_pipeline().await?;
@@ -344,8 +345,7 @@ async fn draw(name: &str, plots: &[Plot]) -> Result<()> {
     script.push_str("unset multiplot\n");
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), script)?;
-    let gnuplot = cache::program("gnuplot").context("as root: apt-get install gnuplot-nox")?;
-    let mut command = Command::new(gnuplot);
+    let mut command = Command::new(gnuplot()?);
     command.arg(file.path());
     process::output(command).await?;
     let drawn = std::fs::read_to_string(&target)?;
@@ -364,4 +364,8 @@ fn without_defaults(picture: &str) -> String {
         picture = picture.replace(default, "");
     }
     picture.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+}
+
+fn gnuplot() -> Result<PathBuf> {
+    cache::program("gnuplot").context("pictures are drawn by gnuplot; as root: apt-get install gnuplot-nox")
 }
