@@ -104,7 +104,7 @@ impl Status {
         self.update(|state| state.kafka = Some(reason));
     }
 
-    /// Whether the broker that leads the group is away, and for how long.
+    /// Why the broker that leads the group cannot be used; `None` if it can.
     pub fn coordinator(&self, away: Option<String>) {
         self.update(|state| state.coordinator = away);
     }
