@@ -8,10 +8,10 @@
 //! leaves both a band around the rate and what chance does to counted events (four standard deviations of a Poisson
 //! count), or when the topic as a whole changes so.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use crate::offsets::Reading;
-use crate::state::PartitionMemory;
+use crate::state::{PartitionMemory, push};
 
 /// Time constant of the average, in seconds.
 pub(crate) const SMOOTHING_SECONDS: f64 = 60.0;
@@ -52,10 +52,7 @@ pub(crate) fn learn(
     after.rate = Some(rate(before, sample, span, deviations) as f32);
     let calm = before.calm.map_or(sample, f64::from);
     after.calm = Some((calm + (1.0 - (-span / CALM_SECONDS).exp()) * (sample - calm)) as f32);
-    after.samples.push(sample as f32);
-    if after.samples.len() > 2 {
-        after.samples.remove(0);
-    }
+    push(&mut after.samples, sample);
     after.served = Some(((reading.position - before.position).max(0) as f64 / span) as f32);
     if reading.position != before.position || reading.lag() <= before.residue {
         after.moved = now;
@@ -124,7 +121,7 @@ pub(crate) enum Trend {
 }
 
 /// What the topic as a whole does, from what was remembered and what is read now.
-pub(crate) fn trend(memories: &BTreeMap<i32, PartitionMemory>, readings: &[Reading], now: f64) -> Trend {
+pub(crate) fn trend(memories: &LiteMap<i32, PartitionMemory>, readings: &[Reading], now: f64) -> Trend {
     let (mut rate, mut older, mut newer, mut sample) = (0.0, 0.0, 0.0, 0.0);
     let mut least = f64::INFINITY;
     for reading in readings {

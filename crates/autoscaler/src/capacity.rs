@@ -12,13 +12,16 @@
 //! * An estimate that no backlog and no idle time has confirmed is marked as a bound: the truth may be far higher,
 //!   which a scale-down by half will show.
 //!
+//! * The first sample alone decides nothing: who has just begun is slower than later, on a machine on which all begin at
+//!   once far slower. A second one that is far higher takes its place.
+//!
 //! Samples are taken only while the group has been settled for the whole interval. A replica that is busy and
 //! processes nothing is stuck, not slow; it says nothing.
 
 use std::collections::BTreeMap;
 
 use crate::ConsumerObservation;
-use crate::state::CapacityMemory;
+use crate::state::{CapacityMemory, push};
 
 /// Below this busy ratio a replica says next to nothing about its capacity …
 const FAIRLY_BUSY: f64 = 0.25;
@@ -146,6 +149,7 @@ pub(crate) fn learn(
         memory.bound = sample.busy >= ALWAYS_BUSY && !sample.pressed;
         memory.samples.clear();
     }
+    memory.tentative = before.rate.is_none() && memory.rate.is_some();
     memory
 }
 
@@ -170,9 +174,12 @@ fn follow_quotient(
         return;
     }
     let far_better = quality >= BETTER_BY * known;
+    // Who has just begun is slower than later, and on a machine on which all begin at once far slower.
+    let begun =
+        before.tentative && before.rate.is_some_and(|rate| capacity > f64::from(rate) * (1.0 + STEP_SHARE));
     memory.rate = Some(match step(before, capacity) {
         Some(rate) => rate as f32,
-        None if far_better => capacity as f32,
+        None if far_better || begun => capacity as f32,
         None => blend(before.rate, capacity, span, SMOOTHING_SECONDS),
     });
     if sample.saturated || sample.busy < ALWAYS_BUSY {
@@ -181,10 +188,7 @@ fn follow_quotient(
         memory.bound = true;
     }
     memory.quality = memory.quality.max(quality as f32);
-    memory.samples.push(capacity as f32);
-    if memory.samples.len() > 2 {
-        memory.samples.remove(0);
-    }
+    push(&mut memory.samples, capacity);
 }
 
 fn blend(known: Option<f32>, seen: f64, span: f64, constant: f64) -> f32 {
@@ -239,6 +243,24 @@ mod tests {
     #[test]
     fn capacity_is_throughput_by_busy_share() {
         assert_eq!(after(&[(0.5, 50.0, 0.0)]).rate, Some(100.0));
+    }
+
+    /// Seen on a machine on which everything began at once: 4 events per second where it was to be a hundred.
+    #[test]
+    fn the_first_sample_is_tentative_and_gives_way_to_a_far_higher_second_one() {
+        let first = after(&[(1.0, 4.0, 900.0)]);
+        assert_eq!((first.rate, first.tentative), (Some(4.0), true));
+        for (samples, expected) in [
+            ([(1.0, 4.0, 900.0), (1.0, 90.0, 900.0)], 90.0..=90.0),
+            ([(1.0, 90.0, 900.0), (1.0, 4.0, 900.0)], 80.0..=90.0),
+            ([(1.0, 90.0, 900.0), (1.0, 95.0, 900.0)], 90.0..=95.0),
+        ] {
+            let second = after(&samples);
+            assert!(!second.tentative, "{samples:?}");
+            assert!(second.rate.is_some_and(|rate| expected.contains(&rate)), "{samples:?}: {second:?}");
+        }
+        let stuck = after(&[(1.0, 0.0, 900.0)]);
+        assert_eq!((stuck.rate, stuck.tentative), (None, false), "who is stuck says nothing");
     }
 
     /// Flink's autoscaler overestimates capacity when under-loaded and then shrinks too far.

@@ -36,16 +36,32 @@ pub(crate) struct Choice {
     pub(crate) limited_by: Limit,
     pub(crate) reason: Reason,
     pub(crate) next_eligible: Option<f64>,
+    /// True if the next reading settles what this one leaves open, and is worth taking soon.
+    pub(crate) look_again: bool,
 }
 
 impl Choice {
     pub(crate) fn new(desired: u32, needed: u32, limited_by: Limit, reason: Reason) -> Self {
-        Self { desired, needed, limited_by, reason, next_eligible: None }
+        Self { desired, needed, limited_by, reason, next_eligible: None, look_again: false }
+    }
+
+    /// The same, to be settled by a reading that is worth taking soon.
+    fn soon(self) -> Self {
+        Self { look_again: true, ..self }
     }
 }
 
 /// Applies the rules in order.
 pub(crate) fn choose(view: &View<'_>) -> Choice {
+    let choice = apply(view);
+    // Also while what has come calls for nothing yet: a step will, and every second until then is backlog.
+    let tight = view.plant.is_some_and(Plant::is_tight);
+    let open =
+        view.demand.undecided && tight && view.gate() == Gate::Settled && choice.desired == view.spec();
+    if open { choice.soon() } else { choice }
+}
+
+fn apply(view: &View<'_>) -> Choice {
     outside_bounds(view)
         .or_else(|| asleep(view))
         .or_else(|| settling(view))
@@ -122,7 +138,7 @@ fn asleep(view: &View<'_>) -> Option<Choice> {
         return Some(if unknown { on_unknown(view) } else { view.hold(Limit::None, Reason::Idle) });
     }
     if may_measure_once_more(view) {
-        return Some(view.hold(Limit::Unknown, Reason::Learning));
+        return Some(view.hold(Limit::Unknown, Reason::Learning).soon());
     }
     let candidates = view.candidates();
     let least = candidates.first().copied().unwrap_or(1).min(view.bounds.cap);
@@ -224,7 +240,10 @@ fn idle(view: &View<'_>) -> Option<Choice> {
 
 /// What a replica can do is not known yet.
 fn not_measured(view: &View<'_>) -> Option<Choice> {
-    view.plant.is_none().then(|| view.hold(Limit::Unknown, Reason::Learning))
+    let learning = view.plant.is_none().then(|| view.hold(Limit::Unknown, Reason::Learning))?;
+    // One sample more makes it known.
+    let nearly = view.demand.lag > 0 && view.state.capacity.tentative;
+    Some(if nearly { learning.soon() } else { learning })
 }
 
 /// Everything with lag stands still although consumers are there: more of them would stand still too.

@@ -4,7 +4,7 @@ use crate::bounds::bounds;
 use crate::choose::{Choice, View, choose};
 use crate::conditions::conditions;
 use crate::demand::{Demand, estimates};
-use crate::learn::{INTERVAL_SECONDS, learn};
+use crate::learn::{INTERVAL_SECONDS, LOOK_AGAIN_SECONDS, learn};
 use crate::offsets::read;
 use crate::plan::{AHEAD_SECONDS, Plant, gone_age};
 use crate::shape::Shape;
@@ -71,6 +71,7 @@ pub fn decide(state: &State, observation: &Observation, policy: &Policy) -> (Sta
         reason: choice.reason,
         explanation: String::new(),
         next_eligible: choice.next_eligible,
+        look_again_seconds: choice.look_again.then_some(LOOK_AGAIN_SECONDS),
         estimates: estimates(&next, &demand, &readings, now),
         conditions: conditions(&next, &readings, &demand, &choice, now),
         drain_outcome: drain_outcome(&mut next, oldest(&demand), policy, now),
@@ -97,6 +98,7 @@ fn out_of_order(observation: &Observation) -> Decision {
         explanation: "This observation is not later than the last one; nothing is concluded from it."
             .to_owned(),
         next_eligible: None,
+        look_again_seconds: None,
         estimates: Estimates::default(),
         conditions: Vec::new(),
         drain_outcome: None,
@@ -105,7 +107,7 @@ fn out_of_order(observation: &Observation) -> Decision {
 
 /// The plan's view of the pipeline; `None` while the capacity of a replica is not known.
 fn plant(state: &State, demand: &Demand, observation: &Observation, policy: &Policy) -> Option<Plant> {
-    let measured = state.capacity.rate.map(f64::from);
+    let measured = state.capacity.rate.filter(|_| !state.capacity.tentative).map(f64::from);
     let capacity =
         measured.or(policy.capacity_hint).filter(|capacity| *capacity > 0.0 && capacity.is_finite())?;
     let (now, replicas) = (observation.time, observation.replicas.spec);

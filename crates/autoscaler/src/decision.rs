@@ -22,6 +22,9 @@ pub struct Decision {
     /// Earliest moment at which a smaller number can be taken, in seconds since the Unix epoch, when only
     /// time stands in the way.
     pub next_eligible: Option<f64>,
+    /// Seconds after which to look again, if that is sooner than usual: the next reading settles what this one leaves open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub look_again_seconds: Option<f64>,
     /// What is believed about the load and the consumers.
     pub estimates: Estimates,
     /// What a person should know, each at most once, in a fixed order. A condition that is absent is false.

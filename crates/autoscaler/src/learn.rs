@@ -14,6 +14,12 @@ const MOST_CONTROL_RECORDS: u64 = 3;
 const CONTROL_RECORD_SECONDS: f64 = 30.0;
 /// Consumers that are less busy than this have nothing to do.
 const IDLE_BUSY: f64 = 0.1;
+/// What only the next reading settles is worth a look after so many seconds: long enough that events that are committed once
+/// a second and sent in batches are counted, and no longer.
+pub(crate) const LOOK_AGAIN_SECONDS: f64 = 2.5;
+/// What a replica can do is known well enough to call a partition too fast for one. Replicas that have a hot partition are busy, the
+/// others are not: on average less than half.
+const CERTAIN_QUALITY: f32 = 0.4;
 /// Another reading is awaited only if it comes within this share of the objective.
 const UNDECIDED_SHARE: f64 = 0.2;
 /// Time constant with which past waits fade.
@@ -51,12 +57,15 @@ pub(crate) fn learn(
         state.unknown_since = None;
     }
     state.idle_since = is_idle(&state, before, readings).then(|| state.idle_since.unwrap_or(now));
-    let certain = !sink::in_doubt(&state.sink) && state.sink.doubt.is_none() && state.capacity.quality >= 0.5;
+    let certain = !sink::in_doubt(&state.sink)
+        && state.sink.doubt.is_none()
+        && state.capacity.quality >= CERTAIN_QUALITY;
     demand::note_hot(&mut state, now, certain);
     let mut demand = demand::demand(&state, readings, now);
     let total = together(demand.loads.values().copied());
     demand.slope = slope::slope(state.slow, total.rate, total.calm);
-    demand.undecided = trend == Trend::Undecided && span <= UNDECIDED_SHARE * policy.target_lag_seconds;
+    demand.undecided = trend == Trend::Undecided
+        && LOOK_AGAIN_SECONDS.min(span) <= UNDECIDED_SHARE * policy.target_lag_seconds;
     let owned: Vec<&Vec<i32>> =
         observation.consumers.iter().filter_map(|consumer| consumer.partitions.as_ref()).collect();
     if attended && owned.len() == observation.replicas.spec as usize {
@@ -158,7 +167,8 @@ fn learn_capacity(
     if let Some(change) =
         state.scaling.last.filter(|last| Some(*last) != before.scaling.last && last.settling)
     {
-        state.sink = sink::begin(&before.sink, &before.capacity, change);
+        let outrun = state.scaling.outgrown == Some(change.time);
+        state.sink = sink::begin(&before.sink, &before.capacity, change, outrun);
     }
     let lag_before =
         before.partitions.values().map(|memory| memory.end.saturating_sub(memory.position) as f64).sum();

@@ -193,6 +193,11 @@ impl Plant {
         (pace > 0.0 && then > self.aim()).then_some(pace)
     }
 
+    /// True if what begins to wait now may be too old before anything that is decided at the usual pace helps.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.delay + self.pause + 2.0 * self.interval > self.aim()
+    }
+
     /// True if arrivals alone, without what gathers while things move, outrun the replicas and the objective
     /// will be lost.
     pub(crate) fn is_emergency(&self) -> bool {

@@ -34,12 +34,19 @@ const RELIEF_SECONDS: f64 = 30.0;
 /// Less busy than this, the replicas are not held up.
 const RELIEVED: f64 = 0.7;
 
-/// Where an experiment begins: a growth just seen, with what was known before it.
-pub(crate) fn begin(before: &SinkMemory, capacity: &CapacityMemory, change: Change) -> SinkMemory {
+/// Where an experiment begins: a growth just seen, with what was known before it. `outrun` tells that more arrived than the
+/// replicas handle: then all are busy before a backlog shows it.
+pub(crate) fn begin(
+    before: &SinkMemory,
+    capacity: &CapacityMemory,
+    change: Change,
+    outrun: bool,
+) -> SinkMemory {
     let mut memory = before.clone();
     memory.trial = None;
+    let busy = capacity.saturated || outrun;
     if let (true, true, Some(throughput), Some(rate)) =
-        (change.to > change.from && change.from > 0, capacity.saturated, capacity.throughput, capacity.rate)
+        (change.to > change.from && change.from > 0, busy, capacity.throughput, capacity.rate)
     {
         // All were busy at last: what they did then counts, though the average does not show it yet.
         let last = capacity.samples.last().map(|each| BUSY_SHARE * each * change.from as f32);
@@ -203,6 +210,27 @@ mod tests {
             let (after, _) = judge(&memory, &capacity, partitions, Some(60.0), 100.0);
             assert_eq!(after.ceiling.is_some(), futile, "{stored} per second, {partitions} partitions");
             assert!(after.trial.is_none(), "it is judged once");
+        }
+    }
+
+    /// A step that is answered at once is answered before a backlog shows how busy all are.
+    #[test]
+    fn a_growth_is_an_experiment_if_all_are_busy_or_more_arrives_than_they_handle() {
+        let change = Change { time: 1.0, from: 2, to: 4, settling: true };
+        for (saturated, outrun, begins) in
+            [(true, false, true), (false, true, true), (true, true, true), (false, false, false)]
+        {
+            let capacity = CapacityMemory {
+                rate: Some(100.0),
+                throughput: Some(150.0),
+                saturated,
+                samples: [98.0, 100.0].into(),
+                ..CapacityMemory::default()
+            };
+            let trial = begin(&SinkMemory::default(), &capacity, change, outrun).trial;
+            assert_eq!(trial.is_some(), begins, "saturated {saturated}, outrun {outrun}");
+            // Two that are outrun do nearly what two can do, whatever the average still says.
+            assert!(trial.is_none_or(|trial| (trial.throughput - 180.0).abs() < 0.1), "{trial:?}");
         }
     }
 

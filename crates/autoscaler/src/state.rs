@@ -1,7 +1,7 @@
 //! What is remembered from one decision to the next.
 
-use std::collections::BTreeMap;
-
+use arrayvec::ArrayVec;
+use litemap::LiteMap;
 use serde::{Deserialize, Serialize};
 
 use crate::shape::Pattern;
@@ -20,13 +20,13 @@ pub struct State {
     pub(crate) interval: Option<f32>,
     /// Partitions the topic had when its metadata was last read.
     pub(crate) partition_count: Option<u32>,
-    pub(crate) partitions: BTreeMap<i32, PartitionMemory>,
+    pub(crate) partitions: LiteMap<i32, PartitionMemory>,
     /// How the group hands out partitions, if a rule has been recognized.
     pub(crate) pattern: Option<Pattern>,
     pub(crate) capacity: CapacityMemory,
     pub(crate) scaling: ScalingMemory,
     /// One per number of replicas worth having.
-    pub(crate) shadows: BTreeMap<u32, ShadowMemory>,
+    pub(crate) shadows: LiteMap<u32, ShadowMemory>,
     pub(crate) sink: SinkMemory,
     /// Arrivals per second over all partitions, averaged slowly.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,9 +82,9 @@ pub(crate) struct PartitionMemory {
     /// When there was last no lag, if that has been seen: no event can be older.
     #[serde(rename = "d", skip_serializing_if = "Option::is_none")]
     pub(crate) drained: Option<f64>,
-    /// The latest rates between two readings, oldest first, at most two.
+    /// The latest rates between two readings, oldest first.
     #[serde(rename = "s")]
-    pub(crate) samples: Vec<f32>,
+    pub(crate) samples: LastTwo,
     /// Events arriving per second.
     #[serde(rename = "r", skip_serializing_if = "Option::is_none")]
     pub(crate) rate: Option<f32>,
@@ -102,6 +102,17 @@ pub(crate) struct PartitionMemory {
     pub(crate) residue: u64,
 }
 
+/// At most two numbers, oldest first.
+pub(crate) type LastTwo = ArrayVec<f32, 2>;
+
+/// Adds the newest, and drops the oldest of three.
+pub(crate) fn push(samples: &mut LastTwo, newest: f64) {
+    if samples.is_full() {
+        samples.remove(0);
+    }
+    samples.push(newest as f32);
+}
+
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -116,6 +127,9 @@ fn is_zero(value: &u64) -> bool {
 pub(crate) struct CapacityMemory {
     /// Events per second.
     pub(crate) rate: Option<f32>,
+    /// True if that is from one sample alone.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) tentative: bool,
     /// True if nothing shows that it is not far more.
     pub(crate) bound: bool,
     /// True if the replicas were busy with a backlog at the last observation.
@@ -125,8 +139,8 @@ pub(crate) struct CapacityMemory {
     pub(crate) everywhere: bool,
     /// How busy the replicas were when it was learned, fading with time.
     pub(crate) quality: f32,
-    /// The latest samples, oldest first, at most two.
-    pub(crate) samples: Vec<f32>,
+    /// The latest samples, oldest first.
+    pub(crate) samples: LastTwo,
     /// Throughput of all replicas and their mean busy ratio, smoothed over about twenty seconds.
     pub(crate) throughput: Option<f32>,
     pub(crate) busy: Option<f32>,

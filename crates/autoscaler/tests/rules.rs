@@ -38,6 +38,23 @@ fn the_least_number_that_keeps_the_objective_is_enough() {
     }
 }
 
+/// A reading with far more than before may be a dump or a step, and the next one tells. Where the objective has no time to spare it
+/// is not waited for as long as usual; where there is hardly time for anything, nor is the answer.
+#[test]
+fn what_the_next_reading_settles_is_looked_at_soon() {
+    for (target, soon) in [(60.0, false), (20.0, true), (10.0, false)] {
+        let policy = Policy { target_lag_seconds: target, ..policy() };
+        let mut scene = Scene::steady(24, 0.8, 1);
+        assert_eq!(scene.look(&policy).look_again_seconds, None, "nothing new");
+        scene.arrive(3.4);
+        let first = scene.look(&policy);
+        assert_eq!(first.look_again_seconds.is_some_and(|seconds| seconds < 3.0), soon, "{target} s");
+        let second = scene.look(&policy);
+        assert_eq!(second.reason, Reason::LagAboveTarget, "{}", second.explanation);
+        assert_eq!(second.look_again_seconds, None, "it is settled");
+    }
+}
+
 /// A load that goes and comes again: once it has shown how long it stays away, that is waited for.
 #[test]
 fn a_lull_that_was_seen_is_waited_out() {

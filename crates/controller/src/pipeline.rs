@@ -93,7 +93,9 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
     memory.failures = if error.is_some() { memory.failures.saturating_add(1) } else { 0 };
-    let interval = memory.rest.interval(context.settings.poll_interval());
+    let asked = memory.decision.as_ref().and_then(|decision| decision.look_again_seconds);
+    let asked = asked.map(Duration::from_secs_f64);
+    let interval = memory.rest.interval(context.settings.poll_interval(), asked);
     let pause = rest::spread(interval, memory.failures, &uid);
     context.memories.put(&uid, memory);
     if let Err(error) = outcome {

@@ -1,11 +1,12 @@
-//! A pipeline of equal partitions, driven by hand: offsets follow from loads, five seconds at a time.
+//! A pipeline of equal partitions, driven by hand: offsets follow from loads, five seconds at a time, or less where a decision
+//! asks for another look.
 
 use autoscaler::{
     CommittedOffset, ConsumerObservation, Decision, DrainOutcome, GroupState, Observation,
     PartitionObservation, Policy, ReplicaObservation, State, decide,
 };
 
-/// Seconds between two looks.
+/// Usual seconds between two looks.
 pub const INTERVAL: f64 = 5.0;
 /// Seconds until new replicas consume.
 const START: f64 = 10.0;
@@ -53,6 +54,10 @@ pub struct Scene {
     pub oldest: f64,
     busy: f64,
     processed: f64,
+    /// Seconds between the last two looks.
+    span: f64,
+    /// Seconds until the next one.
+    pause: f64,
 }
 
 impl Scene {
@@ -85,6 +90,8 @@ impl Scene {
             oldest: 0.0,
             busy: 0.0,
             processed: 0.0,
+            span: INTERVAL,
+            pause: INTERVAL,
         };
         scene.drive(load, 120.0, &policy());
         scene.dry_run = false;
@@ -97,6 +104,11 @@ impl Scene {
         self.dry_run = true;
         self.drive(0.9, 120.0, policy);
         self.dry_run = false;
+    }
+
+    /// Lets `load` replicas' worth of events arrive from now on.
+    pub fn arrive(&mut self, load: f64) {
+        self.load = load;
     }
 
     /// How many replicas more the next number worth having is.
@@ -136,11 +148,12 @@ impl Scene {
         changes
     }
 
-    /// Five seconds of arrivals and consumption.
+    /// Some seconds of arrivals and consumption, until the next look.
     fn pass(&mut self, load: f64) {
-        self.time += INTERVAL;
+        self.span = self.pause;
+        self.time += self.span;
         let total: f64 = self.weights.iter().sum();
-        let arriving = load * self.capacity * INTERVAL;
+        let arriving = load * self.capacity * self.span;
         for (end, weight) in self.ends.iter_mut().zip(&self.weights) {
             *end += arriving * weight / total;
         }
@@ -152,7 +165,7 @@ impl Scene {
         (self.busy, self.processed) = (0.0, 0.0);
         let share = self.sink.map_or(1.0, |sink| (sink / (f64::from(consuming) * self.capacity)).min(1.0));
         for replica in 0..consuming as usize {
-            self.consume(replica, consuming as usize, self.capacity * share * INTERVAL);
+            self.consume(replica, consuming as usize, self.capacity * share * self.span);
         }
     }
 
@@ -177,7 +190,7 @@ impl Scene {
         self.ends[partition] - self.positions[partition]
     }
 
-    /// Five more seconds of the same load, one look and its decision, which is not carried out.
+    /// More seconds of the same load, one look and its decision, which is not carried out.
     pub fn look(&mut self, policy: &Policy) -> Decision {
         self.pass(self.load);
         self.decide(policy)
@@ -186,6 +199,7 @@ impl Scene {
     fn decide(&mut self, policy: &Policy) -> Decision {
         let (state, decision) = decide(&self.state, &self.observation(), policy);
         self.state = state;
+        self.pause = decision.look_again_seconds.unwrap_or(INTERVAL);
         decision
     }
 
@@ -209,7 +223,7 @@ impl Scene {
         let consumer = |index: u32| ConsumerObservation {
             name: format!("pod-{index}"),
             busy: Some((self.busy_gain * self.busy / count).min(1.0)),
-            processed_rate: Some(self.processed / count / INTERVAL),
+            processed_rate: Some(self.processed / count / self.span),
             partitions: None,
         };
         Observation {

@@ -18,7 +18,7 @@ use crate::shelf::Consumers;
 use crate::trace;
 
 /// Another look within this time would only show the same.
-const FRESH: Duration = Duration::from_secs(2);
+pub(super) const FRESH: Duration = Duration::from_secs(2);
 
 /// What is quiet is asked for everything again after this time: somebody may have moved the group's offsets, or added partitions.
 const ASK_ALL: Duration = Duration::from_secs(60);

@@ -43,13 +43,14 @@ impl Rest {
         if told { Self::Light } else { Self::Awake }
     }
 
-    /// The usual time until the next reconcile.
-    pub(super) fn interval(self, interval: Duration) -> Duration {
-        match self {
+    /// The usual time until the next reconcile, or a shorter one that the last decision asks for.
+    pub(super) fn interval(self, interval: Duration, asked: Option<Duration>) -> Duration {
+        let usual = match self {
             Self::Awake => interval,
             Self::Light => pause(interval),
             Self::Deep(_) => pause(interval).max(SLEEP),
-        }
+        };
+        asked.map_or(usual, |asked| asked.min(usual))
     }
 }
 
@@ -220,9 +221,25 @@ mod tests {
         for (interval, expected) in [(1_000, 2_000), (5_000, 8_500), (30_000, 30_000)] {
             let interval = Duration::from_millis(interval);
             assert_eq!(pause(interval), Duration::from_millis(expected), "{interval:?}");
-            let longest = spread(Rest::Light.interval(interval), 0, "uid");
+            let longest = spread(Rest::Light.interval(interval, None), 0, "uid");
             assert!(interval > INTERVAL || longest < Duration::from_secs(10), "{longest:?}");
         }
+    }
+
+    #[test]
+    fn a_decision_that_leaves_something_open_is_followed_by_another_soon() {
+        let asked = Duration::from_millis(2_500);
+        let slow = Duration::from_secs(1);
+        for (rest, interval, asked, expected) in [
+            (Rest::Awake, INTERVAL, None, INTERVAL),
+            (Rest::Awake, INTERVAL, Some(asked), asked),
+            (Rest::Awake, slow, Some(asked), slow),
+            (Rest::Light, INTERVAL, Some(asked), asked),
+        ] {
+            assert_eq!(rest.interval(interval, asked), expected, "{rest:?} {interval:?} {asked:?}");
+        }
+        // Else the next reconcile would not look, and decide nothing.
+        assert!(asked.mul_f64(0.9) > observe::FRESH);
     }
 
     #[test]

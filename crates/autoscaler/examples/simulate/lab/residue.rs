@@ -19,7 +19,7 @@ const NO_WAIT_SECONDS: f32 = 3.0;
 
 /// Follows recorded replicas, and then has one number for good.
 struct Hindsight<'a> {
-    followed: &'a [u16],
+    followed: &'a Outcome,
     from: usize,
     replicas: u32,
 }
@@ -29,20 +29,25 @@ impl Scaler for Hindsight<'_> {
         "hindsight".to_owned()
     }
 
-    /// Reads as often as ours, so that the world is the same until then, bit for bit.
     fn interval(&self) -> usize {
         OUR_INTERVAL
     }
 
+    /// Reads whenever ours did, so that the world is the same until then, bit for bit.
+    fn pause(&self, second: usize) -> usize {
+        let later = self.followed.readings.partition_point(|reading| *reading <= second);
+        self.followed.readings.get(later).map_or(OUR_INTERVAL, |reading| reading - second)
+    }
+
     fn replicas(&mut self, observation: &Observation) -> u32 {
         let second = ((observation.time - EPOCH) as usize).saturating_sub(1);
-        let recorded = self.followed.get(second).filter(|_| second < self.from);
+        let recorded = self.followed.replicas.get(second).filter(|_| second < self.from);
         recorded.map_or(self.replicas, |replicas| u32::from(*replicas))
     }
 }
 
-/// Seconds of violation if, from the second reading on after the cause of `ours`, there had been the best number
-/// of replicas. The second, because one reading cannot tell a dump from a step.
+/// Seconds of violation if, from the second reading on after the cause of `ours` (an interval after it at the latest), there
+/// had been the best number of replicas. The second, because one reading cannot tell a dump from a step.
 pub fn residue(trace: &Trace, protocol: Protocol, ours: &Outcome) -> f64 {
     let Some(cause) = cause(trace, ours) else {
         return ours.violation;
@@ -54,8 +59,10 @@ pub fn residue(trace: &Trace, protocol: Protocol, ours: &Outcome) -> f64 {
     levels.retain(|level| *level <= most);
     levels.sort_unstable();
     levels.dedup();
+    let second = ours.readings.iter().filter(|reading| **reading >= cause).nth(1);
+    let from = second.map_or(cause + OUR_INTERVAL, |second| (cause + OUR_INTERVAL).min(*second));
     let violation = |replicas: u32| {
-        let mut hindsight = Hindsight { followed: &ours.replicas, from: cause + OUR_INTERVAL, replicas };
+        let mut hindsight = Hindsight { followed: ours, from, replicas };
         run(trace, protocol, &mut hindsight, trace.initial).violation
     };
     levels.into_iter().map(violation).fold(f64::INFINITY, f64::min)

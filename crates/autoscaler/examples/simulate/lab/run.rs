@@ -34,6 +34,8 @@ pub struct Outcome {
     pub missed_conditions: Vec<String>,
     /// Predicted and actual seconds of the drains that were compared.
     pub drains: Vec<(f64, f64)>,
+    /// The seconds at which it read.
+    pub readings: Vec<usize>,
     /// Age and replicas at every second.
     pub ages: Vec<f32>,
     pub replicas: Vec<u16>,
@@ -56,13 +58,14 @@ pub fn run(trace: &Trace, protocol: Protocol, scaler: &mut dyn Scaler, initial: 
     let mut world = World::new(trace, protocol, initial);
     let mut outcome = Outcome { scaler: scaler.name(), peak: initial, ..Outcome::default() };
     let mut reports = Reports::default();
-    let interval = scaler.interval();
     // Nobody reads at the very moment at which a load begins.
-    let offset = (trace.seed % interval.min(60) as u64) as usize;
+    let interval = scaler.interval();
+    let mut due = interval - (trace.seed % interval.min(60) as u64) as usize;
     let mut last = 0;
     for second in 0..trace.seconds() {
         world.tick();
-        if second > 0 && (second + offset).is_multiple_of(interval) {
+        if second == due {
+            outcome.readings.push(second);
             let observation = read(&mut world, (second - last) as f64);
             last = second;
             let desired = scaler.replicas(&observation);
@@ -81,6 +84,7 @@ pub fn run(trace: &Trace, protocol: Protocol, scaler: &mut dyn Scaler, initial: 
                 outcome.peak = outcome.peak.max(desired);
                 world.set_replicas(desired);
             }
+            due = second + scaler.pause(second);
         }
         outcome.ages.push(world.age() as f32);
         outcome.replicas.push(world.spec as u16);

@@ -10,6 +10,11 @@ pub trait Scaler {
     fn name(&self) -> String;
     /// Seconds between two readings.
     fn interval(&self) -> usize;
+    /// Seconds until the next reading after the one at `second`.
+    fn pause(&self, second: usize) -> usize {
+        let _ = second;
+        self.interval()
+    }
     /// Replicas to ask for.
     fn replicas(&mut self, observation: &Observation) -> u32;
     /// The last decision, if it is one of ours.
@@ -35,7 +40,7 @@ impl Scaler for Fixed {
     }
 }
 
-/// Seconds between two of our readings.
+/// Seconds between two of our readings, if the law does not wish to look again sooner.
 pub const OUR_INTERVAL: usize = 5;
 
 /// The function that the controller calls, with nothing known in the beginning. Its state goes through JSON
@@ -68,6 +73,11 @@ impl Scaler for Ours {
 
     fn interval(&self) -> usize {
         OUR_INTERVAL
+    }
+
+    fn pause(&self, _: usize) -> usize {
+        let wish = self.decision.as_ref().and_then(|decision| decision.look_again_seconds);
+        wish.map_or(OUR_INTERVAL, |seconds| (seconds.ceil() as usize).min(OUR_INTERVAL))
     }
 
     #[expect(
