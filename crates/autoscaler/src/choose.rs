@@ -149,14 +149,15 @@ fn asleep(view: &View<'_>) -> Option<Choice> {
 }
 
 /// The first reading with events says that they came, not how fast they come: it caught an unknown part of the
-/// interval. Where one replica might not do, the second reading is awaited, to wake with the right number.
+/// interval, which is a long one where little has happened. Where one replica might not do, the second reading is awaited, to wake
+/// with the right number.
 fn may_measure_once_more(view: &View<'_>) -> bool {
     let (Some(plant), Some(last)) = (view.plant, view.before.time) else {
         return false;
     };
     let span = view.now() - last;
     let first = view.before.idle_since.is_some() && view.state.idle_since.is_none();
-    first && span <= 6.0 && view.demand.lag as f64 / span.max(1.0) > 0.2 * plant.capacity
+    first && view.demand.lag as f64 / span.max(1.0) > 0.2 * plant.capacity
 }
 
 /// Pods, rollout or group move: wait. The exception is an emergency that is not the doing of the last change

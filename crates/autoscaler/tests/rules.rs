@@ -201,6 +201,23 @@ fn an_idle_pipeline_sleeps_and_wakes_with_what_is_needed() {
     assert_eq!(awake.len(), 1, "{awake:?}");
 }
 
+/// As it was seen on a cluster: what sleeps is looked at every nine seconds only, and the last three of them say little of a rate.
+#[test]
+fn a_pipeline_that_rests_longer_than_usual_wakes_with_what_is_needed_too() {
+    let policy = Policy { min_replicas: 0, target_lag_seconds: 20.0, ..policy() };
+    let mut scene = Scene::steady(8, 0.5, 1);
+    scene.drive(0.0, 900.0, &policy);
+    assert_eq!(scene.replicas, 0);
+    scene.arrive(2.4 * 3.0 / 9.0);
+    let first = scene.look_after(9.0, &policy);
+    assert_eq!((first.desired, first.reason), (0, Reason::Learning), "{}", first.explanation);
+    assert!(first.look_again_seconds.is_some_and(|seconds| seconds < 3.0));
+    scene.arrive(2.4);
+    let second = scene.look(&policy);
+    assert_eq!(second.reason, Reason::Wake);
+    assert!(second.desired >= 3, "{}", second.explanation);
+}
+
 #[test]
 fn one_event_wakes_within_one_reading() {
     let policy = Policy { min_replicas: 0, ..policy() };

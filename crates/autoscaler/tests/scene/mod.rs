@@ -196,6 +196,12 @@ impl Scene {
         self.decide(policy)
     }
 
+    /// The same after so many seconds.
+    pub fn look_after(&mut self, seconds: f64, policy: &Policy) -> Decision {
+        self.pause = seconds;
+        self.look(policy)
+    }
+
     fn decide(&mut self, policy: &Policy) -> Decision {
         let (state, decision) = decide(&self.state, &self.observation(), policy);
         self.state = state;
