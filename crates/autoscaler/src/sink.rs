@@ -23,6 +23,9 @@ const BROKEN_SHARE: f64 = 0.5;
 const SAME_SHARE: f64 = 1.1;
 /// Replicas that are busy with a backlog do at least this share of what each of them could.
 const BUSY_SHARE: f32 = 0.9;
+/// What a replica can do is known well enough to say what those did that were outrun. At a low load a consumer may look many
+/// times faster than it is.
+const KNOWN_QUALITY: f32 = 0.7;
 /// Seconds after everything has settled until a growth is judged.
 const JUDGE_SECONDS: f64 = 25.0;
 /// Replicas whose capacity adds up to so many times a throughput reach it even when some are slower for a while.
@@ -35,7 +38,7 @@ const RELIEF_SECONDS: f64 = 30.0;
 const RELIEVED: f64 = 0.7;
 
 /// Where an experiment begins: a growth just seen, with what was known before it. `outrun` tells that more arrived than the
-/// replicas handle: then all are busy before a backlog shows it.
+/// replicas handle: then all are busy before a backlog shows it, if it is known what they handle.
 pub(crate) fn begin(
     before: &SinkMemory,
     capacity: &CapacityMemory,
@@ -44,7 +47,7 @@ pub(crate) fn begin(
 ) -> SinkMemory {
     let mut memory = before.clone();
     memory.trial = None;
-    let busy = capacity.saturated || outrun;
+    let busy = capacity.saturated || outrun && capacity.quality >= KNOWN_QUALITY;
     if let (true, true, Some(throughput), Some(rate)) =
         (change.to > change.from && change.from > 0, busy, capacity.throughput, capacity.rate)
     {
@@ -217,18 +220,23 @@ mod tests {
     #[test]
     fn a_growth_is_an_experiment_if_all_are_busy_or_more_arrives_than_they_handle() {
         let change = Change { time: 1.0, from: 2, to: 4, settling: true };
-        for (saturated, outrun, begins) in
-            [(true, false, true), (false, true, true), (true, true, true), (false, false, false)]
-        {
+        for (saturated, outrun, quality, begins) in [
+            (true, false, 1.0, true),
+            (false, true, 0.9, true),
+            (true, true, 1.0, true),
+            (false, false, 1.0, false),
+            (false, true, 0.2, false),
+        ] {
             let capacity = CapacityMemory {
                 rate: Some(100.0),
+                quality,
                 throughput: Some(150.0),
                 saturated,
                 samples: [98.0, 100.0].into(),
                 ..CapacityMemory::default()
             };
             let trial = begin(&SinkMemory::default(), &capacity, change, outrun).trial;
-            assert_eq!(trial.is_some(), begins, "saturated {saturated}, outrun {outrun}");
+            assert_eq!(trial.is_some(), begins, "saturated {saturated}, outrun {outrun}, quality {quality}");
             // Two that are outrun do nearly what two can do, whatever the average still says.
             assert!(trial.is_none_or(|trial| (trial.throughput - 180.0).abs() < 0.1), "{trial:?}");
         }
