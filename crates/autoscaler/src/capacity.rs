@@ -11,7 +11,6 @@
 //!   the estimate stems from; that quality fades over half an hour.
 //! * An estimate that no backlog and no idle time has confirmed is marked as a bound: the truth may be far higher,
 //!   which a scale-down by half will show.
-//!
 //! * The first sample alone decides nothing: who has just begun is slower than later, on a machine on which all begin at
 //!   once far slower. A second one that is far higher takes its place.
 //!

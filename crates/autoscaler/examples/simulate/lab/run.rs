@@ -34,7 +34,7 @@ pub struct Outcome {
     pub missed_conditions: Vec<String>,
     /// Predicted and actual seconds of the drains that were compared.
     pub drains: Vec<(f64, f64)>,
-    /// The seconds at which it read.
+    /// The seconds at which it read, ascending.
     pub readings: Vec<usize>,
     /// Age and replicas at every second.
     pub ages: Vec<f32>,
@@ -58,8 +58,8 @@ pub fn run(trace: &Trace, protocol: Protocol, scaler: &mut dyn Scaler, initial: 
     let mut world = World::new(trace, protocol, initial);
     let mut outcome = Outcome { scaler: scaler.name(), peak: initial, ..Outcome::default() };
     let mut reports = Reports::default();
-    // Nobody reads at the very moment at which a load begins.
     let interval = scaler.interval();
+    // Nobody reads at the very moment at which a load begins.
     let mut due = interval - (trace.seed % interval.min(60) as u64) as usize;
     let mut last = 0;
     for second in 0..trace.seconds() {

@@ -11,8 +11,7 @@ pub trait Scaler {
     /// Seconds between two readings.
     fn interval(&self) -> usize;
     /// Seconds until the next reading after the one at `second`.
-    fn pause(&self, second: usize) -> usize {
-        let _ = second;
+    fn pause(&self, _second: usize) -> usize {
         self.interval()
     }
     /// Replicas to ask for.
