@@ -39,7 +39,9 @@ impl QuietEnds {
             tokio::time::sleep(LOOK).await;
             let mut quiet = self.positions.take_quiet();
             // What has been read and not stored yet is on its way.
-            quiet.retain(|(partition, offset)| self.slot(*partition).rests_at(*partition, *offset));
+            quiet.retain(|(partition, offset)| {
+                self.slots.iter().any(|slot| slot.rests_at(*partition, *offset))
+            });
             if !quiet.is_empty() {
                 self.look(quiet).await;
             }
@@ -65,7 +67,8 @@ impl QuietEnds {
             Ok(Ok(found)) => {
                 for (partition, from, to) in found {
                     tracing::debug!(partition, from, to, "No record lies before the end of the log");
-                    self.slot(partition).pass_over(partition, from, to);
+                    // Only the slot that has the partition heeds it.
+                    self.slots.iter().for_each(|slot| slot.pass_over(partition, from, to));
                 }
             }
             Ok(Err(error)) => {
@@ -73,9 +76,5 @@ impl QuietEnds {
             }
             Err(error) => tracing::warn!(%error, "The look at the ends of the logs was interrupted"),
         }
-    }
-
-    fn slot(&self, partition: i32) -> &Slot {
-        &self.slots[partition.unsigned_abs() as usize % self.slots.len()]
     }
 }

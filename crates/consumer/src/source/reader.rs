@@ -6,6 +6,7 @@
 
 mod pressure;
 mod records;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -104,6 +105,8 @@ pub struct Reader {
 pub struct Assigned {
     generation: u64,
     reading: bool,
+    /// Whose writer's it is.
+    slot: usize,
 }
 
 /// The reading thread ended because librdkafka cannot go on.
@@ -187,14 +190,6 @@ impl Reader {
         }
     }
 
-    fn slot_index(&self, partition: i32) -> usize {
-        partition.unsigned_abs() as usize % self.slots.len()
-    }
-
-    fn slot(&self, partition: i32) -> &Slot {
-        &self.slots[self.slot_index(partition)]
-    }
-
     /// The group gave us partitions. Nothing is fetched before their offsets are read from PostgreSQL: the client is
     /// told that the assignment is empty for now, which lets the rebalance end.
     fn assign(&mut self, partitions: &[i32]) {
@@ -205,6 +200,7 @@ impl Reader {
         for &partition in partitions {
             self.claim(partition, Instant::now());
         }
+        self.even_out();
         self.status.joined();
         self.metrics.rebalanced("assigned", self.partitions.len());
     }
@@ -212,7 +208,8 @@ impl Reader {
     fn claim(&mut self, partition: i32, due: Instant) {
         self.generation += 1;
         let generation = self.generation;
-        self.partitions.insert(partition, Assigned { generation, reading: false });
+        let slot = self.slot_for(partition);
+        self.partitions.insert(partition, Assigned { generation, reading: false, slot });
         self.assignments.set(partition, generation);
         // The receiver lives as long as this thread.
         let _ = self.claims.send(Claim { partition, generation, due });
@@ -230,10 +227,11 @@ impl Reader {
             return self.claim(partition, Instant::now() + BEGIN_AGAIN);
         }
         assigned.reading = true;
-        self.slot(partition).begin(partition, generation, offset);
+        let slot = assigned.slot;
+        self.slots[slot].begin(partition, generation, offset);
         self.positions.set(partition, offset);
         // The client remembers a pause beyond the end of an assignment.
-        self.set_paused([partition], self.paused.contains(&self.slot_index(partition)));
+        self.set_paused([partition], self.paused.contains(&slot));
         tracing::info!(partition, offset, "Reading the partition");
     }
 
@@ -272,20 +270,20 @@ impl Reader {
     /// Ends fetching of those partitions that are fetched, and forgets what is buffered for them; says whether there
     /// were any. A transaction that is under way may still commit: its offsets move with its rows.
     fn stop_reading(&mut self, partitions: &[i32]) -> bool {
-        let reading: Vec<i32> = partitions
-            .iter()
-            .copied()
-            .filter(|partition| self.partitions.get(partition).is_some_and(|assigned| assigned.reading))
-            .collect();
-        for &partition in &reading {
-            self.slot(partition).end(partition);
+        let slot = |partition: &i32| {
+            self.partitions.get(partition).filter(|assigned| assigned.reading).map(|assigned| assigned.slot)
+        };
+        let reading: Vec<(i32, usize)> =
+            partitions.iter().filter_map(|partition| Some((*partition, slot(partition)?))).collect();
+        for &(partition, slot) in &reading {
+            self.slots[slot].end(partition);
             self.positions.remove(partition);
             self.metrics.forget_position(partition);
         }
         if reading.is_empty() {
             return false;
         }
-        let list = list(&self.topic, reading.into_iter().map(|partition| (partition, None)));
+        let list = list(&self.topic, reading.into_iter().map(|(partition, _)| (partition, None)));
         if let Err(error) = self.consumer.incremental_unassign(&list) {
             tracing::warn!(%error, "Kafka refused to end partitions");
         }

@@ -57,8 +57,9 @@ impl Reader {
 
     /// Partitions of this slot that are fetched.
     fn partitions_of(&self, slot: usize) -> Vec<i32> {
-        let reading = self.partitions.iter().filter(|(_, assigned)| assigned.reading);
-        reading.map(|(partition, _)| *partition).filter(|id| self.slot_index(*id) == slot).collect()
+        let fetched =
+            self.partitions.iter().filter(|(_, assigned)| assigned.reading && assigned.slot == slot);
+        fetched.map(|(partition, _)| *partition).collect()
     }
 
     pub(super) fn set_paused(&self, partitions: impl IntoIterator<Item = i32>, paused: bool) {

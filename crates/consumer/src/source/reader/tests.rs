@@ -21,7 +21,7 @@ const TOPIC: &str = "t";
 const SOON: Duration = Duration::from_secs(60);
 const LIMITS: BatchLimits = BatchLimits { max_events: 10, max_bytes: 1 << 20 };
 
-/// A reading thread with two partitions and a slot for each.
+/// A reading thread with two partitions, or more, and two slots.
 struct Rig {
     cluster: MockCluster<'static, DefaultProducerContext>,
     settings: Settings,
@@ -35,8 +35,19 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        let (mut rig, mut reader) = Self::prepare(2);
+        rig.thread = Some(std::thread::spawn(move || {
+            let result = reader.run();
+            reader.close();
+            result.is_ok()
+        }));
+        rig
+    }
+
+    /// All but the thread.
+    fn prepare(partitions: i32) -> (Self, Reader) {
         let cluster = MockCluster::new(1).expect("a cluster");
-        cluster.create_topic(TOPIC, 2, 1).expect("a topic");
+        cluster.create_topic(TOPIC, partitions, 1).expect("a topic");
         let brokers = cluster.bootstrap_servers();
         let variables =
             [("KAFKA_BROKERS", &*brokers), ("KAFKA_TOPIC", TOPIC), ("DATABASE_URL", "postgres://a@b/c")];
@@ -53,7 +64,7 @@ impl Rig {
         let slots: Arc<[Slot]> = (0..2).map(|_| Slot::new(LIMITS)).collect();
         let ((requests, claims), (control, controlled)) = (unbounded_channel(), std::sync::mpsc::channel());
         let shutdown = CancellationToken::new();
-        let mut reader = Reader {
+        let reader = Reader {
             consumer: Arc::new(consumer.expect("a client")),
             topic: TOPIC.into(),
             slots: Arc::clone(&slots),
@@ -75,12 +86,7 @@ impl Rig {
             paused: BTreeSet::new(),
             unreadable: false,
         };
-        let thread = std::thread::spawn(move || {
-            let result = reader.run();
-            reader.close();
-            result.is_ok()
-        });
-        Self { cluster, settings, slots, claims, control, health, shutdown, thread: Some(thread) }
+        (Self { cluster, settings, slots, claims, control, health, shutdown, thread: None }, reader)
     }
 
     /// Lets two partitions begin at their beginnings, and says for which generations.
@@ -122,7 +128,8 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.shutdown.cancel();
-        let ended = self.thread.take().is_some_and(|thread| thread.join().is_ok_and(|result| result));
+        let Some(thread) = self.thread.take() else { return };
+        let ended = thread.join().is_ok_and(|result| result);
         assert!(ended || std::thread::panicking(), "the reading thread ends in good order");
     }
 }
@@ -181,4 +188,27 @@ fn a_topic_that_must_not_be_read_is_an_obstacle_until_a_record_comes() {
     assert!(!rig.health.is_ready(), "and whoever looked has to say so");
     rig.produce(1, 1);
     until("it is ready again", || rig.health.is_ready());
+}
+
+/// A group that hands out partitions in turn gives one of two members 0, 2, 4 and 6.
+#[test]
+fn writers_have_equal_shares_whatever_partitions_come_and_go() {
+    let (mut rig, mut reader) = Rig::prepare(8);
+    let mut begin = |reader: &mut Reader| {
+        while let Ok(Claim { partition, generation, .. }) = rig.claims.try_recv() {
+            reader.begin(partition, generation, 5);
+        }
+    };
+    let shares = |slots: &[Slot]| -> Vec<Vec<i32>> {
+        slots.iter().map(|slot| (0..8).filter(|partition| slot.rests_at(*partition, 5)).collect()).collect()
+    };
+    reader.assign(&[0, 2, 4, 6]);
+    begin(&mut reader);
+    assert_eq!(shares(&rig.slots), [vec![0, 4], vec![2, 6]]);
+    reader.revoke(&[2, 6]);
+    assert_eq!(shares(&rig.slots), [vec![0, 4], vec![]]);
+    // A rebalance ends with what is new, if only with nothing.
+    reader.assign(&[]);
+    begin(&mut reader);
+    assert_eq!(shares(&rig.slots), [vec![4], vec![0]]);
 }
