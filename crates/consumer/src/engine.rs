@@ -1,6 +1,7 @@
 //! Puts the parts together: one reading thread, its claims, a few writers; starts them and stops them in order.
 
 mod busy;
+mod cost;
 mod tasks;
 mod upkeep;
 

@@ -3,11 +3,12 @@
 //! The reading thread is at work whenever it does not wait for records; a full slot counts as work, because then the
 //! database is the limit. A writer is different: with natural batching it is almost always in some transaction, even
 //! at low load, in tiny ones. So only what grows with the number of events counts fully, and of the fixed part of a
-//! transaction just the share that its events would have in a full batch.
+//! transaction just the share that its events would have in a full batch. Which part is which, [`Cost`] finds out.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::cost::Cost;
 use crate::metrics::Metrics;
 
 /// Gathers working time.
@@ -35,10 +36,10 @@ struct State {
     writers: Vec<WriterTime>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct WriterTime {
-    /// The shortest transaction seen lately, in seconds: what one costs before its first event.
-    fixed: f64,
+    /// What its transactions cost.
+    cost: Cost,
     /// Seconds of work since the last tick.
     worked: f64,
 }
@@ -47,7 +48,7 @@ impl BusyClock {
     /// A clock for a reading thread and this many writers.
     #[must_use]
     pub fn new(writers: usize) -> Self {
-        let writers = vec![WriterTime { fixed: f64::INFINITY, worked: 0.0 }; writers];
+        let writers = vec![WriterTime::default(); writers];
         Self {
             state: Mutex::new(State {
                 since: Instant::now(),
@@ -79,9 +80,8 @@ impl BusyClock {
     /// A writer committed a transaction of `events` events.
     pub fn transaction(&self, writer: usize, seconds: f64, events: usize, max_events: usize) {
         if let Some(writer) = self.lock().writers.get_mut(writer) {
-            // The shortest drifts up by a hundredth each time, so that a server that became slower is noticed.
-            writer.fixed = (writer.fixed * 1.01).min(seconds);
-            writer.worked += work(seconds, writer.fixed, events, max_events);
+            writer.cost.learn(events as f64, seconds);
+            writer.worked += writer.cost.work(events as f64, max_events as f64);
         }
     }
 
@@ -105,21 +105,9 @@ impl BusyClock {
     }
 }
 
-fn work(seconds: f64, fixed: f64, events: usize, max_events: usize) -> f64 {
-    let share = (events as f64 / max_events.max(1) as f64).min(1.0);
-    (seconds - fixed).max(0.0) + fixed.min(seconds) * share
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tiny_transactions_are_hardly_work_and_full_ones_are() {
-        assert!(work(0.001, 0.001, 1, 10_000) < 1e-6);
-        assert!((work(0.1, 0.001, 10_000, 10_000) - 0.1).abs() < 1e-9);
-        assert!((work(0.05, 0.001, 5_000, 10_000) - 0.0495).abs() < 1e-9);
-    }
 
     #[test]
     fn waiting_is_work_only_where_the_database_is_the_limit() {
