@@ -33,8 +33,11 @@ pub struct Options {
     pub seed: u64,
     /// Partitions of the topic; a user's events all go to one.
     pub partitions: i32,
-    /// Distinct users; a few of them are very busy (Zipf's law, exponent 1).
+    /// Distinct users.
     pub users: usize,
+    /// How much busier some users are than others: the exponent of Zipf's law. With 1 a few are very busy, and their partitions
+    /// with them; with 0 all are alike.
+    pub exponent: f64,
     /// Events are dated evenly over this long before the moment given; zero dates them at that moment.
     pub spread: Duration,
     /// Share of records that repeat an earlier one byte for byte, 0 to 1.
@@ -49,6 +52,7 @@ impl Default for Options {
             seed: 1,
             partitions: 8,
             users: 10_000,
+            exponent: 1.0,
             spread: Duration::from_secs(24 * 3600),
             duplicates: 0.02,
             malformed: 0.005,
@@ -64,6 +68,11 @@ impl Options {
     pub fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(self.partitions > 0, "partitions must be at least 1, not {}", self.partitions);
         anyhow::ensure!(self.users > 0, "users must be at least 1");
+        anyhow::ensure!(
+            self.exponent.is_finite() && self.exponent >= 0.0,
+            "exponent must be 0 or more, not {}",
+            self.exponent
+        );
         for (name, share) in [("duplicates", self.duplicates), ("malformed", self.malformed)] {
             anyhow::ensure!((0.0..=1.0).contains(&share), "{name} is a share from 0 to 1, not {share}");
         }
@@ -117,7 +126,7 @@ impl Generator {
     pub fn new(options: Options) -> anyhow::Result<Self> {
         options.check()?;
         let mut random = ChaCha8Rng::seed_from_u64(options.seed);
-        let events = event::Events::new(&mut random, options.seed, options.users)?;
+        let events = event::Events::new(&mut random, options.seed, options.users, options.exponent)?;
         Ok(Self { options, random, events, repeatable: VecDeque::new(), counts: Counts::default() })
     }
 
@@ -296,6 +305,7 @@ mod tests {
         let bad = [
             Options { partitions: 0, ..good.clone() },
             Options { users: 0, ..good.clone() },
+            Options { exponent: f64::NAN, ..good.clone() },
             Options { duplicates: -0.1, ..good.clone() },
             Options { malformed: f64::NAN, ..good.clone() },
             Options { malformed: 0.6, duplicates: 0.5, ..good },

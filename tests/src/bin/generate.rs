@@ -39,6 +39,9 @@ struct Arguments {
     /// Distinct users.
     #[arg(long, default_value_t = 10_000)]
     users: usize,
+    /// How much busier some users are than others: the exponent of Zipf's law. 0 makes all alike, and so the partitions.
+    #[arg(long, default_value_t = 1.0)]
+    exponent: f64,
     /// Date events evenly over so many hours back; 0 dates them now.
     #[arg(long, default_value_t = 24.0)]
     spread_hours: f64,
@@ -118,6 +121,7 @@ async fn options(arguments: &Arguments) -> anyhow::Result<Options> {
         seed,
         partitions,
         users: arguments.users,
+        exponent: arguments.exponent,
         spread,
         duplicates: arguments.duplicates,
         malformed: arguments.malformed,

@@ -58,12 +58,17 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(random: &mut ChaCha8Rng, seed: u64, users: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        random: &mut ChaCha8Rng,
+        seed: u64,
+        users: usize,
+        exponent: f64,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             seed,
             made: 0,
             users: (0..users).map(|_| random_uuid(random)).collect(),
-            rank: Zipf::new(users as f64, 1.0)?,
+            rank: Zipf::new(users as f64, exponent)?,
             types: WeightedIndex::new(EVENT_TYPES.map(|(_, weight, _)| weight))?,
         })
     }

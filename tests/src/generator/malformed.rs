@@ -158,7 +158,7 @@ mod tests {
 
     fn payload(malformation: Malformation, turn: usize) -> Option<Vec<u8>> {
         let mut random = ChaCha8Rng::seed_from_u64(1);
-        let mut events = Events::new(&mut random, 1, 10).unwrap();
+        let mut events = Events::new(&mut random, 1, 10, 1.0).unwrap();
         let event = events.next(&mut random, "2024-11-09T10:30:00Z".parse().unwrap());
         malformation.payload(&event, turn)
     }

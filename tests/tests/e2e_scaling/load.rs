@@ -19,22 +19,22 @@ use crate::commands;
 use crate::world::Place;
 
 /// Partitions of a topic: enough to tell the right number from "as many as can be".
-pub(crate) const PARTITIONS: i32 = 8;
+pub(crate) const PARTITIONS: i32 = 16;
 /// Most events in one transaction: a fifth of a second.
-const BATCH: u32 = 20;
+const BATCH: u32 = 10;
 /// Events per second that one consumer stores, on all its connections together.
 pub(crate) const CAPACITY: f64 = 100.0;
+/// Connections of a consumer, by each of which partitions are stored, if it has two or more.
+const CONNECTIONS: f64 = 2.0;
 
-/// Makes every row pause, so that consumers have a capacity of [`CAPACITY`] and use next to no processor. Connections of one
-/// consumer, which come from one address, pause one after another: else its capacity would depend on how many of them its
-/// partitions keep busy. The tables are there only after the pipeline's migration.
+/// Makes every row pause, so that consumers have a capacity of [`CAPACITY`] and use next to no processor. The tables are there
+/// only after the pipeline's migration.
 pub(crate) async fn slow_down(place: &Place<'_>) -> Result<()> {
-    let pause = 1.0 / CAPACITY;
+    let pause = CONNECTIONS / CAPACITY;
     let statements = [
         format!(
             "CREATE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS \
-             $$BEGIN PERFORM pg_advisory_xact_lock(hashtext(host(inet_client_addr()))), pg_sleep({pause}); \
-             RETURN NEW; END$$"
+             $$BEGIN PERFORM pg_sleep({pause}); RETURN NEW; END$$"
         ),
         "CREATE TRIGGER pause BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION pause()".to_owned(),
     ];
@@ -62,7 +62,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many events per second, distinct and well formed.
+    /// So many events per second, distinct and well formed, as many in each partition as in the others.
     pub(crate) fn start(place: &Place<'_>, seed: u64, rate: f64) -> Result<Self> {
         let brokers = place.world.bed.kafka.bootstrap();
         Self::start_at(brokers, &place.topic, seed, rate)
@@ -70,8 +70,14 @@ impl Load {
 
     /// The same, on other brokers.
     pub(crate) fn start_at(brokers: String, topic: &str, seed: u64, rate: f64) -> Result<Self> {
-        let options =
-            Options { seed, partitions: PARTITIONS, duplicates: 0.0, malformed: 0.0, ..Options::default() };
+        let options = Options {
+            seed,
+            partitions: PARTITIONS,
+            exponent: 0.0,
+            duplicates: 0.0,
+            malformed: 0.0,
+            ..Options::default()
+        };
         let target = Target {
             brokers,
             topic: topic.to_owned(),

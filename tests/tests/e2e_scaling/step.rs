@@ -12,12 +12,12 @@ use crate::commands;
 use crate::load::{CAPACITY, Load, PARTITIONS, changes, decisions, replicas, slow_down, spec, status};
 use crate::world::Place;
 
-/// More than two consumers can do, and than three of which two have three of eight partitions. So four are enough, two partitions
-/// each, though one partition has a quarter of the events. Five, six and seven would be no better than four (one has two partitions
-/// all the same).
-pub(crate) const STEP: f64 = 2.4 * CAPACITY;
-/// Eight are right if four could not work off in time what has gathered by then, which depends on this machine.
-pub(crate) const RIGHT: [usize; 2] = [4, 8];
+/// Of three consumers one would have six of sixteen partitions, and 112 events per second where it can do 100; of four each has four
+/// and 75. So four are right, also for a controller that is mistaken by a fifth about what a consumer can do. Five would be no better
+/// (one has four partitions all the same).
+pub(crate) const STEP: f64 = 3.0 * CAPACITY;
+/// More are right if four could not work off in time what has gathered by then, which depends on this machine.
+pub(crate) const RIGHT: [usize; 3] = [4, 6, 8];
 /// An event that has waited for longer than this shows that a backlog has begun.
 const WAITS_SECONDS: f64 = 2.0;
 /// A dump is told from a step by the second reading, and a third one may be awaited; the first may have come a moment too soon.
