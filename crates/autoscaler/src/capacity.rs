@@ -34,6 +34,8 @@ const BETTER_BY: f64 = 1.5;
 const FADING_SECONDS: f64 = 1800.0;
 /// Time constant of the average, in seconds.
 const SMOOTHING_SECONDS: f64 = 60.0;
+/// Replicas with little to do say less than those with much: only those count that are at least so busy, as a share of the busiest.
+const BUSIEST_SHARE: f64 = 0.75;
 /// When three samples in a row agree on a change larger than this, it is taken at once.
 const STEP_SHARE: f64 = 0.15;
 /// Without a backlog a sample may be lower than what is known by this share.
@@ -113,9 +115,11 @@ fn has_backlog(consumer: &ConsumerObservation, rate: f64, lags: &BTreeMap<i32, f
     Some(lag >= BACKLOG_SECONDS * rate)
 }
 
-/// Events per second that one replica could do, by the median of those that say so, and how busy these are.
+/// Events per second that one replica could do, by the median of the busiest, and how busy these are.
 fn quotient<'a>(said: impl Iterator<Item = &'a Said>) -> Option<(f64, f64)> {
-    let telling: Vec<&Said> = said.filter(|(busy, rate, _)| *busy >= LEAST_BUSY && *rate > 0.0).collect();
+    let mut telling: Vec<&Said> = said.filter(|(busy, rate, _)| *busy >= LEAST_BUSY && *rate > 0.0).collect();
+    let busiest = telling.iter().map(|(busy, _, _)| *busy).fold(0.0, f64::max);
+    telling.retain(|(busy, _, _)| *busy >= BUSIEST_SHARE * busiest);
     let mut quotients: Vec<f64> = telling.iter().map(|(busy, rate, _)| rate / busy).collect();
     quotients.sort_by(f64::total_cmp);
     let quality = telling.iter().map(|(busy, _, _)| busy).sum::<f64>() / telling.len().max(1) as f64;
@@ -315,6 +319,17 @@ mod tests {
             let sample = sample(consumers, 3, 0.0, &by_partition).unwrap();
             assert_eq!((sample.saturated, sample.everywhere), expected, "{lags:?}");
         }
+    }
+
+    /// Small batches cost more each, so replicas with little to do seem to be slower than they are.
+    #[test]
+    fn the_busiest_replicas_say_what_one_can_do() {
+        let uneven = [consumer(0.9, 90.0), consumer(0.8, 80.0), consumer(0.5, 40.0), consumer(0.2, 15.0)];
+        let quotient = sample(&uneven, 4, 0.0, &BTreeMap::new()).and_then(|sample| sample.quotient);
+        assert_eq!(
+            quotient.map(|(capacity, busy)| (capacity.round(), (100.0 * busy).round())),
+            Some((100.0, 85.0))
+        );
     }
 
     #[test]

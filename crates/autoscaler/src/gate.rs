@@ -178,8 +178,12 @@ fn note_grown(memory: &mut ScalingMemory, urgent: Option<Asked>, time: f64) {
 }
 
 fn note_rebalance(memory: &mut ScalingMemory, observation: &Observation) {
-    if observation.replicas.group == GroupState::Rebalancing {
-        memory.rebalancing_since.get_or_insert(observation.time);
+    let replicas = &observation.replicas;
+    if replicas.group == GroupState::Rebalancing {
+        // While pods are still coming, one rebalance follows another: that is how long a growth takes, no single pause.
+        if replicas.ready == replicas.spec {
+            memory.rebalancing_since.get_or_insert(observation.time);
+        }
     } else if let Some(since) = memory.rebalancing_since.take() {
         memory.pause_seconds = Some(towards(memory.pause_seconds, observation.time - since));
     }
@@ -201,4 +205,49 @@ fn towards(known: Option<f32>, seen: f64) -> f32 {
     let seen = seen.clamp(0.0, LONGEST_SECONDS);
     known.map(f64::from).map_or(seen, |known| if seen > known { seen } else { known + 0.3 * (seen - known) })
         as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ReplicaObservation;
+
+    /// After readings five seconds apart of pods asked for, pods ready, and whether the group moves.
+    fn after(readings: &[(u32, u32, bool)]) -> ScalingMemory {
+        let mut memory = ScalingMemory::default();
+        for (index, (spec, ready, moves)) in readings.iter().enumerate() {
+            let group = if *moves { GroupState::Rebalancing } else { GroupState::Stable };
+            let group_members = Some(*ready);
+            let replicas = ReplicaObservation {
+                spec: *spec,
+                ready: *ready,
+                group_members,
+                group,
+                rollout_in_progress: false,
+            };
+            let observation = Observation { time: 5.0 * index as f64, replicas, ..Observation::default() };
+            memory = learn(&memory, &observation, &Policy::default());
+        }
+        memory
+    }
+
+    #[test]
+    fn a_pause_is_one_rebalance_and_not_the_coming_of_many_pods() {
+        let coming = [(2, 2, false), (4, 2, true), (4, 3, true), (4, 3, true), (4, 4, true), (4, 4, false)];
+        let memory = after(&coming);
+        assert_eq!((pause_seconds(&memory), converge_seconds(&memory)), (5.0, 20.0));
+        let leaving = [(4, 4, false), (2, 2, true), (2, 2, true), (2, 2, true), (2, 2, false)];
+        assert_eq!(pause_seconds(&after(&leaving)), 15.0);
+    }
+
+    #[test]
+    fn the_first_start_of_pods_tells_how_long_they_take() {
+        assert_eq!(
+            converge_seconds(&after(&[(0, 0, false), (2, 0, false)])),
+            CONVERGE_SECONDS,
+            "not known yet"
+        );
+        let started = [(0, 0, false), (2, 0, false), (2, 1, false), (2, 1, false), (2, 2, false)];
+        assert_eq!(converge_seconds(&after(&started)), 15.0);
+    }
 }

@@ -17,7 +17,7 @@ const AIM: f64 = 0.7;
 /// Share of the objective up to which a virtual queue may fill.
 pub(crate) const TOLERATED_SHARE: f64 = 0.5;
 /// A replica is planned to be no busier than this after growing.
-const UTILIZATION_GROWN: f64 = 0.92;
+const UTILIZATION_GROWN: f64 = 0.94;
 /// … or than this, if it has grown not long ago: a load that keeps rising is met with fewer, larger steps.
 const UTILIZATION_REGROWN: f64 = 0.7;
 /// A replica may be this busy after shrinking.

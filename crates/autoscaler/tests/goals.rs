@@ -15,7 +15,7 @@ use lab::trace::Trace;
 
 /// One of each kind: constant, stepping, noisy and bursting loads, a backlog, a hot partition, limits of the database,
 /// faults, and the life of pods.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "flat 4.7",
     "step x5",
     "diurnal noisy",
@@ -28,6 +28,9 @@ const NAMES: [&str; 12] = [
     "rollout in a spike",
     "sleep and wake",
     "natural batches, wave",
+    "slow start",
+    "zipf",
+    "on-off 10 min",
 ];
 
 static CONTESTS: LazyLock<Vec<Contest>> = LazyLock::new(|| {
@@ -96,7 +99,7 @@ fn in_total_nobody_violates_less_for_the_same_money() {
 fn equal_worlds_give_equal_decisions() {
     let trace = &CONTESTS[0].trace;
     let digest = || {
-        let mut ours = Ours::new(trace);
+        let mut ours = Ours::new(trace, Protocol::Eager);
         run(trace, Protocol::Eager, &mut ours, trace.initial);
         ours.digest
     };

@@ -40,7 +40,7 @@ pub struct Contest {
 
 /// Runs everything on a trace.
 pub fn contest(trace: &Trace, protocol: Protocol) -> Contest {
-    let ours = run(trace, protocol, &mut Ours::new(trace), trace.initial);
+    let ours = run(trace, protocol, &mut Ours::new(trace, protocol), trace.initial);
     let baselines = baselines(trace)
         .iter_mut()
         .map(|scaler| run(trace, protocol, scaler.as_mut(), trace.initial))

@@ -1,7 +1,9 @@
 //! What decides: ours, and whatever it is compared with.
 
-use autoscaler::{Decision, Observation, Policy, State, decide};
+use autoscaler::{Decision, GroupState, Observation, Policy, ReplicaObservation, State, decide};
 
+use super::group::Protocol;
+use super::reading::EPOCH;
 use super::trace::Trace;
 
 /// Something that looks at readings and asks for replicas.
@@ -42,8 +44,11 @@ impl Scaler for Fixed {
 /// Seconds between two of our readings, if the law does not wish to look again sooner.
 pub const OUR_INTERVAL: usize = 5;
 
-/// The function that the controller calls, with nothing known in the beginning. Its state goes through JSON
-/// after every decision, as it does in the controller.
+/// When the pods of a trace were started: long ago.
+const STARTED: f64 = EPOCH + 86_400.0;
+
+/// The function that the controller calls. In the beginning it knows how long the first pods took to start, which the controller
+/// of every pipeline has seen, and nothing else. Its state goes through JSON after every decision, as it does in the controller.
 pub struct Ours {
     policy: Policy,
     state: String,
@@ -54,14 +59,40 @@ pub struct Ours {
 
 impl Ours {
     /// For a trace, with default behaviour.
-    pub fn new(trace: &Trace) -> Self {
+    pub fn new(trace: &Trace, protocol: Protocol) -> Self {
         let policy = Policy {
             target_lag_seconds: trace.target,
             min_replicas: trace.min,
             max_replicas: trace.max,
             ..Policy::default()
         };
-        Self { policy, state: "{}".to_owned(), decision: None, digest: 0 }
+        let mut ours = Self { policy, state: "{}".to_owned(), decision: None, digest: 0 };
+        ours.see_first_start(trace, protocol);
+        ours
+    }
+
+    /// Lets it see how the pods that are there when the trace begins were started. The clock of the trace is behind that, and a
+    /// clock that goes back makes the law forget everything but what it has measured.
+    fn see_first_start(&mut self, trace: &Trace, protocol: Protocol) {
+        let replicas = |spec, ready, group| ReplicaObservation {
+            spec,
+            ready,
+            group_members: Some(ready),
+            group,
+            rollout_in_progress: false,
+        };
+        let seconds = trace.start_seconds + protocol.join_seconds();
+        let readings = (seconds / OUR_INTERVAL as f64).ceil() as usize + 1;
+        for reading in 0..=readings {
+            let replicas = match reading {
+                0 => replicas(0, 0, GroupState::Empty),
+                _ if reading < readings => replicas(trace.initial, 0, GroupState::Empty),
+                _ => replicas(trace.initial, trace.initial, GroupState::Stable),
+            };
+            let time = STARTED + (reading * OUR_INTERVAL) as f64;
+            self.replicas(&Observation { time, replicas, ..Observation::default() });
+        }
+        (self.decision, self.digest) = (None, 0);
     }
 }
 
