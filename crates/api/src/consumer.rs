@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Affinity, EnvVar, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
+use litemap::LiteMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +155,9 @@ pub struct ImagePullSecret {
     pub name: String,
 }
 
+/// Amounts by resource. There are two or three; a B-tree's node has room for eleven, in each of thousands of pipelines.
+pub type Quantities = LiteMap<String, IntOrString>;
+
 /// Requests and limits of each consumer.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -161,11 +165,11 @@ pub struct Resources {
     /// What the scheduler sets aside. Default: `{"cpu": "100m", "memory": "256Mi"}`.
     #[serde(default = "default_requests")]
     #[schemars(schema_with = "quantities_schema")]
-    pub requests: BTreeMap<String, IntOrString>,
+    pub requests: Quantities,
     /// What a consumer may use at most; no CPU limit is advised, because throttling shows up as lag. Default: `{"memory": "256Mi"}`.
     #[serde(default = "default_limits")]
     #[schemars(schema_with = "quantities_schema")]
-    pub limits: BTreeMap<String, IntOrString>,
+    pub limits: Quantities,
 }
 
 impl Default for Resources {
@@ -174,15 +178,15 @@ impl Default for Resources {
     }
 }
 
-fn default_requests() -> BTreeMap<String, IntOrString> {
-    BTreeMap::from([
+fn default_requests() -> Quantities {
+    Quantities::from_iter([
         ("cpu".to_owned(), IntOrString::String("100m".to_owned())),
         ("memory".to_owned(), IntOrString::String("256Mi".to_owned())),
     ])
 }
 
-fn default_limits() -> BTreeMap<String, IntOrString> {
-    BTreeMap::from([("memory".to_owned(), IntOrString::String("256Mi".to_owned()))])
+fn default_limits() -> Quantities {
+    Quantities::from_iter([("memory".to_owned(), IntOrString::String("256Mi".to_owned()))])
 }
 
 // Quantities may be written as numbers (`cpu: 1`) or strings (`cpu: 500m`), as in a pod.

@@ -20,7 +20,9 @@ mod source;
 mod status;
 mod telemetry;
 
-pub use consumer::{Consumer, ImagePullPolicy, ImagePullSecret, LogFormat, PodMetadata, Resources};
+pub use consumer::{
+    Consumer, ImagePullPolicy, ImagePullSecret, LogFormat, PodMetadata, Quantities, Resources,
+};
 pub use crd::crd;
 pub use delivery::{Batch, DeadLetters, Deduplication, DeduplicationMode, Delivery, Tombstones};
 pub use network::{NetworkAccess, NetworkPolicyMode};

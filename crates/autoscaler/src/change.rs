@@ -1,5 +1,7 @@
 //! What an observation adds to the one before it: a recording holds little more than what has changed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{CommittedOffset, ConsumerObservation, Observation, PartitionObservation, ReplicaObservation};
@@ -50,7 +52,7 @@ impl Change {
             observation.partitions.iter().map(|partition| partition.partition).collect()
         };
         let same_partitions = numbers(before) == numbers(after);
-        let pairs = before.partitions.iter().zip(&after.partitions).filter(|_| same_partitions);
+        let pairs = before.partitions.iter().zip(after.partitions.iter()).filter(|_| same_partitions);
         Self {
             time: after.time,
             replicas: (before.replicas != after.replicas).then(|| after.replicas.clone()),
@@ -73,7 +75,9 @@ impl Change {
             observation.partitions = partitions.into_iter().map(PartitionObservation::from).collect();
         }
         for moved in self.moved.into_iter().map(PartitionObservation::from) {
-            let place = observation.partitions.iter_mut().find(|old| old.partition == moved.partition);
+            let place = Arc::make_mut(&mut observation.partitions)
+                .iter_mut()
+                .find(|old| old.partition == moved.partition);
             place.into_iter().for_each(|place| *place = moved);
         }
         if let Some(consumers) = self.consumers {
@@ -119,7 +123,7 @@ mod tests {
     }
 
     fn seen(time: f64, count: Option<u32>, partitions: Vec<PartitionObservation>) -> Observation {
-        Observation { time, partition_count: count, partitions, ..Observation::default() }
+        Observation { time, partition_count: count, partitions: partitions.into(), ..Observation::default() }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What was seen at one moment.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// What was seen at one moment, by one reading of the cluster, of Kafka and of the consumers.
@@ -13,8 +15,8 @@ pub struct Observation {
     /// Partitions of the topic according to its metadata; `None` if that could not be read. A partition that
     /// is missing from [`Observation::partitions`] is unknown, not empty.
     pub partition_count: Option<u32>,
-    /// Offsets, one entry per partition that could be read, in any order.
-    pub partitions: Vec<PartitionObservation>,
+    /// Offsets, one entry per partition that could be read, in any order. Whoever keeps an observation shares them.
+    pub partitions: Arc<[PartitionObservation]>,
     /// What the consumers said of themselves, one entry per replica that could be read; may be empty.
     pub consumers: Vec<ConsumerObservation>,
 }

@@ -98,12 +98,14 @@ pub(crate) fn restarted(state: &State, observation: &Observation) -> Vec<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn observed(committed: CommittedOffset, log_start: Option<i64>, log_end: Option<i64>) -> Observation {
         let partition =
             PartitionObservation { partition: 0, log_start, log_end, committed, lag_seconds: None };
-        Observation { partition_count: Some(1), partitions: vec![partition], ..Observation::default() }
+        Observation { partition_count: Some(1), partitions: Arc::new([partition]), ..Observation::default() }
     }
 
     /// The matrix of issue items 11 to 13: what is lag, what is unknown, and what must not be slept over.

@@ -179,7 +179,7 @@ mod tests {
             time,
             replicas,
             partition_count: Some(1),
-            partitions: vec![partition],
+            partitions: Arc::new([partition]),
             consumers: vec![],
         }
     }
@@ -216,7 +216,7 @@ mod tests {
                 let mut seen = observation(f64::from(piece * 100 + turn) * 5.1);
                 if piece == 1 {
                     seen.partition_count = None;
-                    seen.partitions.clear();
+                    seen.partitions = Arc::default();
                 }
                 state = recorder.decide(&state, &seen, &Policy::default(), &mut lines).unwrap().0;
             }

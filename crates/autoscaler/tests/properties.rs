@@ -1,5 +1,7 @@
 //! What holds whatever is seen.
 
+use std::sync::Arc;
+
 use autoscaler::{
     CommittedOffset, ConsumerObservation, Decision, GroupState, Observation, OnUnknown, PartitionObservation,
     Policy, ReplicaObservation, StartFrom, State, decide,
@@ -14,7 +16,7 @@ fn committed() -> impl Strategy<Value = CommittedOffset> {
     ]
 }
 
-fn partitions() -> impl Strategy<Value = Vec<PartitionObservation>> {
+fn partitions() -> impl Strategy<Value = Arc<[PartitionObservation]>> {
     let one = (
         0..14_i32,
         proptest::option::weighted(0.9, 0..1000_i64),
@@ -32,6 +34,7 @@ fn partitions() -> impl Strategy<Value = Vec<PartitionObservation>> {
         }),
         0..16,
     )
+    .prop_map(Arc::from)
 }
 
 fn consumers() -> impl Strategy<Value = Vec<ConsumerObservation>> {

@@ -16,7 +16,9 @@ use crate::decisions::Decisions;
 use crate::index::Index;
 use crate::kafka::{Ages, Clients, LagError, Quiet, Reading};
 use crate::metrics::Metrics;
-use crate::pipeline::{Applied, Course, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled};
+use crate::pipeline::{
+    AppliedObjects, Course, Essence, Fleet, Kinds, Monitor, Prepared, Rest, Sample, Settled,
+};
 use crate::recollections::Recollections;
 use crate::secrets::Secrets;
 use crate::watches::Stores;
@@ -85,8 +87,8 @@ pub(crate) struct Memory {
     pub(crate) samples: HashMap<String, Sample>,
     /// The generation whose rules were checked, and what is wrong with it.
     pub(crate) rules: Option<(i64, Option<String>)>,
-    /// What was applied, by kind and name.
-    pub(crate) applied: HashMap<(String, String), Applied>,
+    /// What was applied.
+    pub(crate) applied: AppliedObjects,
     /// PodMonitor and PrometheusRule: what was wanted and applied, and when.
     pub(crate) monitors: HashMap<&'static str, Monitor>,
     /// Secrets that it referred to when it was last looked at.

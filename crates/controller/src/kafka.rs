@@ -15,6 +15,7 @@ mod topics;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use autoscaler::{GroupState, PartitionObservation};
 
@@ -76,7 +77,7 @@ pub(crate) struct Reading {
     /// Partitions of the topic.
     pub(crate) partition_count: u32,
     /// Offsets of each partition.
-    pub(crate) partitions: Vec<PartitionObservation>,
+    pub(crate) partitions: Arc<[PartitionObservation]>,
     /// State of the group.
     pub(crate) group: GroupState,
     /// Members of the group, if it could be described.

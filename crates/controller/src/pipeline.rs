@@ -36,7 +36,7 @@ use tracing::Instrument;
 use crate::context::{Context, Memory, Pipeline};
 use crate::error::Error;
 use crate::{events, trace};
-pub(crate) use apply::Applied;
+pub(crate) use apply::AppliedObjects;
 use apply::Extent;
 use migrate::Migration;
 pub(crate) use monitoring::{Kinds, Monitor};
@@ -47,7 +47,7 @@ pub(crate) use rest::{Rest, wakes};
 pub(crate) use scale::Course;
 pub(crate) use scrape::{Sample, client as http_client};
 use status::{Report, Written};
-use validate::{Refusal, ValidatedPipeline};
+use validate::{Description, Refusal, ValidatedPipeline};
 
 /// Longest wait for the watches to have listed what there is.
 const READY_WAIT: Duration = Duration::from_secs(10);
@@ -58,11 +58,11 @@ const READY_AGAIN: Duration = Duration::from_secs(2);
 
 /// Brings one pipeline to what is described. What goes wrong becomes a condition; an error is only what could not even be said.
 pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> Result<Action, Error> {
-    let pipeline = match &object.0 {
-        Ok(pipeline) if pipeline.metadata.deletion_timestamp.is_none() => pipeline,
+    let (pipeline, spec) = match (&object.0, Description::of(&object)) {
+        (Ok(pipeline), Some(spec)) if pipeline.metadata.deletion_timestamp.is_none() => (pipeline, spec),
         // Everything goes by its owner references; there is nothing to wait for.
-        Ok(_) => return Ok(Action::await_change()),
-        Err(invalid) => {
+        (Ok(_), _) => return Ok(Action::await_change()),
+        (Err(invalid), _) => {
             tracing::warn!(
                 pipeline = object.name_any(),
                 namespace = object.namespace(),
@@ -88,7 +88,7 @@ pub(crate) async fn reconcile(object: Arc<Pipeline>, context: Arc<Context>) -> R
     let mut memory = context.memories.take(&uid);
     memory.name = name;
     let span = trace::reconcile(&memory.name.0, &memory.name.1, pipeline.metadata.generation);
-    let outcome = guard::whole(run(pipeline, &context, &mut memory)).instrument(span.clone()).await;
+    let outcome = guard::whole(run(pipeline, &spec, &context, &mut memory)).instrument(span.clone()).await;
     trace::reconciled(&span, &outcome);
     let error = outcome.as_ref().err().map(Error::category);
     context.metrics.reconciled(started.elapsed(), error);
@@ -126,7 +126,12 @@ pub(crate) fn error_policy(_: Arc<Pipeline>, _: &Error, _: Arc<Context>) -> Acti
     Action::requeue(LONGEST_PAUSE)
 }
 
-async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memory) -> Result<(), Error> {
+async fn run(
+    pipeline: &AnalyticsPipeline,
+    spec: &Description,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<(), Error> {
     let fleet = observe::fleet(context, &memory.name.0, &memory.name.1);
     let mut report = Report {
         verdicts: vec![verdict::suspended(pipeline.spec.suspend, &fleet)],
@@ -134,7 +139,7 @@ async fn run(pipeline: &AnalyticsPipeline, context: &Context, memory: &mut Memor
         ..Report::default()
     };
     report.desired = report.fleet.spec;
-    let outcome = guard::work(bring_about(pipeline, context, memory, &mut report)).await;
+    let outcome = guard::work(bring_about(pipeline, spec, context, memory, &mut report)).await;
     (report.changed, report.stopped) = (memory.course.changed, memory.course.stopped);
     let interval = context.settings.poll_interval();
     memory.rest = Rest::Awake;
@@ -178,6 +183,7 @@ enum Outcome {
 
 async fn bring_about(
     pipeline: &AnalyticsPipeline,
+    spec: &Description,
     context: &Context,
     memory: &mut Memory,
     report: &mut Report,
@@ -188,7 +194,7 @@ async fn bring_about(
     // Pure.
     let rivals = context.rivals(pipeline);
     let others: Vec<_> = rivals.iter().filter_map(|other| other.0.as_ref().ok()).collect();
-    let prepared = match prepared(pipeline, references, &others, context, memory) {
+    let prepared = match prepared(pipeline, spec, references, &others, context, memory) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             return refuse(pipeline, &refusal, context, memory, report).await.map(|()| Outcome::Refused);
@@ -301,6 +307,7 @@ fn drained(context: &Context, memory: &mut Memory) {
 
 fn prepared(
     pipeline: &AnalyticsPipeline,
+    spec: &Description,
     references: dereference::References,
     others: &[&AnalyticsPipeline],
     context: &Context,
@@ -316,9 +323,12 @@ fn prepared(
     let known = memory.prepared.as_ref().filter(|known| known.is_of(generation, &references));
     if let Some(known) = known {
         validate::conflicts(pipeline, others)?;
-        return Ok(Arc::clone(known));
+        let known = known.held_by(spec);
+        memory.prepared = Some(Arc::clone(&known));
+        return Ok(known);
     }
-    let valid = validate::run(pipeline, &references, others, context.settings.consumer_image.as_deref())?;
+    let image = context.settings.consumer_image.as_deref();
+    let valid = validate::run(pipeline, spec, &references, others, image)?;
     let prepared = Arc::new(Prepared::new(generation, references, valid));
     memory.prepared = Some(Arc::clone(&prepared));
     Ok(prepared)

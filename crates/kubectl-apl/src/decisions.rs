@@ -110,7 +110,7 @@ mod tests {
                 time: 1_768_473_000.0 + f64::from(turn) * 5.0,
                 replicas: ReplicaObservation { group: GroupState::Empty, ..ReplicaObservation::default() },
                 partition_count: Some(1),
-                partitions: vec![partition],
+                partitions: std::sync::Arc::new([partition]),
                 consumers: Vec::new(),
             };
             state = recorder.decide(&state, &observation, &policy, &mut lines).unwrap().0;

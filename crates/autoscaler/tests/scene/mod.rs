@@ -1,6 +1,8 @@
 //! A pipeline of equal partitions, driven by hand: offsets follow from loads, five seconds at a time, or less where a decision
 //! asks for another look.
 
+use std::sync::Arc;
+
 use autoscaler::{
     CommittedOffset, ConsumerObservation, Decision, DrainOutcome, GroupState, Observation,
     PartitionObservation, Policy, ReplicaObservation, State, decide,
@@ -242,7 +244,7 @@ impl Scene {
                 rollout_in_progress: self.rollout,
             },
             partition_count: (!self.blind).then_some(self.ends.len() as u32),
-            partitions: if self.blind { Vec::new() } else { known.map(partition).collect() },
+            partitions: if self.blind { Arc::default() } else { known.map(partition).collect() },
             consumers: (0..self.replicas).map(consumer).collect(),
         }
     }

@@ -182,7 +182,7 @@ mod tests {
                 group: "g".into(),
                 settings: BTreeMap::new(),
             };
-            let reading = Reading { partition_count: 1, partitions, ..Reading::default() };
+            let reading = Reading { partition_count: 1, partitions: partitions.into(), ..Reading::default() };
             self.quiet = Quiet::new(&connection, &reading);
             age
         }

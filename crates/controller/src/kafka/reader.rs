@@ -47,7 +47,7 @@ pub(super) fn read(client: &Client, connection: &Connection, timeout: Duration) 
             client.context().take();
             Reading {
                 partition_count: count,
-                partitions,
+                partitions: partitions.into(),
                 group_members: group.as_ref().and_then(|group| group.readers(topic)),
                 group: group.map_or(GroupState::Unknown, |group| group.state),
             }

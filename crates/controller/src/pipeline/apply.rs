@@ -2,6 +2,7 @@
 //!
 //! What was applied and has not changed since is not applied again: a quiet pipeline costs the API server nothing.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,6 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::build::Objects;
-use super::hash::Hasher;
 use super::validate::ValidatedPipeline;
 use super::{contest, migrate};
 use crate::context::{Context, Memory};
@@ -31,10 +31,42 @@ pub(crate) const FIELD_MANAGER: &str = "analytics-controller";
 /// For so long after it was made the watch may not show an object yet.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
+/// What was applied for one pipeline, by kind and name: a handful of objects.
+#[derive(Debug, Default)]
+pub(crate) struct AppliedObjects(Vec<(Kind, Box<str>, Applied)>);
+
+type Kind = Cow<'static, str>;
+
+impl AppliedObjects {
+    fn get(&self, kind: &str, name: &str) -> Option<&Applied> {
+        self.0.iter().find(|object| is(object, kind, name)).map(|(_, _, applied)| applied)
+    }
+
+    fn insert(&mut self, kind: Kind, name: &str, applied: Applied) {
+        self.remove(&kind, name);
+        // Half of what a Vec takes at its own discretion would stay empty, for every pipeline.
+        self.0.reserve_exact(1);
+        self.0.push((kind, name.into(), applied));
+    }
+
+    fn remove(&mut self, kind: &str, name: &str) {
+        self.0.retain(|object| !is(object, kind, name));
+    }
+
+    /// Forgets all, so that all is applied again.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+fn is((kind, name, _): &(Kind, Box<str>, Applied), wanted: &str, named: &str) -> bool {
+    kind == wanted && **name == *named
+}
+
 /// What was applied, and which version of the object came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Applied {
-    wanted: String,
+struct Applied {
+    wanted: u64,
     version: Version,
     /// When. For a moment the watch may not show an object that is new.
     when: Instant,
@@ -54,7 +86,7 @@ enum Comparison {
 impl Applied {
     // `seen` is `None` for an object that is not there. An older version than the applied one is what the watch shows until
     // it has caught up.
-    fn compare(&self, wanted: &str, seen: Version, now: Instant) -> Comparison {
+    fn compare(&self, wanted: u64, seen: Version, now: Instant) -> Comparison {
         let behind = match seen {
             Some(_) => seen < self.version,
             None => now.saturating_duration_since(self.when) < SHOWN_AFTER,
@@ -125,7 +157,7 @@ pub(crate) fn seen_version(pipeline: &ValidatedPipeline, context: &Context) -> V
 /// The version that came of the last apply of the consumers' Deployment. (no client required)
 pub(crate) fn applied_version(pipeline: &ValidatedPipeline, memory: &Memory) -> Version {
     let name = analytics_api::labels::consumer_name(&pipeline.name);
-    memory.applied.get(&(DEPLOYMENT.to_owned(), name))?.version
+    memory.applied.get(DEPLOYMENT, &name)?.version
 }
 
 /// Who, other than the operator, has last set the replicas of the Deployment; `None` if that cannot be told. (client required)
@@ -148,11 +180,10 @@ pub(crate) fn is_untouched(
     let name = analytics_api::labels::consumer_name(&pipeline.name);
     // One that is not wanted may have been left, or be somebody else's: that is looked at each time.
     let no_other = |kind: &str| {
-        memory.applied.contains_key(&(kind.to_owned(), name.clone()))
-            || stores.version(kind, namespace, &name).is_none()
+        memory.applied.get(kind, &name).is_some() || stores.version(kind, namespace, &name).is_none()
     };
-    let mut applied = memory.applied.iter();
-    applied.all(|((kind, name), applied)| stores.version(kind, namespace, name) == applied.version)
+    let mut applied = memory.applied.0.iter();
+    applied.all(|(kind, name, applied)| stores.version(kind, namespace, name) == applied.version)
         && (pipeline.spec.suspend || job())
         && no_other("PodDisruptionBudget")
         && no_other("NetworkPolicy")
@@ -208,12 +239,12 @@ impl Writer<'_> {
         K: Object,
         V: Kept + Clone,
     {
-        let (kind, name) = (K::kind(&()).into_owned(), object.name_any());
+        let (kind, name) = (K::kind(&()), object.name_any());
         let wanted = fingerprint(object);
         let seen = shelf.get(&self.pipeline.namespace, &name);
-        let key = (kind.clone(), name.clone());
+        let known = self.memory.applied.get(&kind, &name);
         let before = seen.as_ref().and_then(|seen| seen.seen().version);
-        match self.memory.applied.get(&key).map(|applied| applied.compare(&wanted, before, Instant::now())) {
+        match known.map(|applied| applied.compare(wanted, before, Instant::now())) {
             Some(Comparison::Same) => return Ok(()),
             Some(Comparison::ChangedByOthers) => self.put_right.push(format!("{kind} `{name}`")),
             Some(Comparison::Outdated) | None => {}
@@ -224,13 +255,13 @@ impl Writer<'_> {
         let patch = Patch::Apply(object);
         let written = trace::write(&kind, &name, api.patch(&name, &parameters, &patch));
         let written = written.await.map_err(|source| Error::Apply {
-            kind: kind.clone(),
+            kind: kind.to_string(),
             name: name.clone(),
             source: Box::new(source),
         })?;
         self.context.metrics.wrote(&kind);
         let applied = Applied { wanted, version: version(written.meta()), when: Instant::now() };
-        self.memory.applied.insert(key, applied);
+        self.memory.applied.insert(kind, &name, applied);
         Ok(())
     }
 
@@ -305,7 +336,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let kind = K::kind(&()).into_owned();
-        self.memory.applied.remove(&(kind.clone(), name.clone()));
+        self.memory.applied.remove(&kind, &name);
         let api = Api::<K>::namespaced(self.context.client.clone(), &self.pipeline.namespace);
         delete(&api, &kind, &name, self.context).await
     }
@@ -359,11 +390,12 @@ impl<K> Object for K where
 {
 }
 
-fn fingerprint(object: &impl Serialize) -> String {
-    let mut hasher = Hasher::new();
+fn fingerprint(object: &impl Serialize) -> u64 {
     // An object that has no JSON form cannot be sent either, and that is where the error is told.
-    hasher.add(&serde_json::to_string(object).unwrap_or_default());
-    hasher.finish()
+    let text = serde_json::to_string(object).unwrap_or_default();
+    let mut digits = [0; 8];
+    blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut digits);
+    u64::from_le_bytes(digits)
 }
 
 #[cfg(test)]
@@ -374,20 +406,40 @@ mod tests {
     #[test]
     fn changes_by_others_are_told_from_own_writes() {
         let table = [
-            (0, "a", Some(2), Comparison::Same),
-            (60, "a", Some(2), Comparison::Same),
-            (60, "b", Some(2), Comparison::Outdated),
-            (60, "b", Some(3), Comparison::Outdated),
-            (60, "a", Some(1), Comparison::Outdated),
-            (1, "a", None, Comparison::Outdated),
-            (60, "a", None, Comparison::ChangedByOthers),
-            (60, "a", Some(3), Comparison::ChangedByOthers),
+            (0, 1, Some(2), Comparison::Same),
+            (60, 1, Some(2), Comparison::Same),
+            (60, 2, Some(2), Comparison::Outdated),
+            (60, 2, Some(3), Comparison::Outdated),
+            (60, 1, Some(1), Comparison::Outdated),
+            (1, 1, None, Comparison::Outdated),
+            (60, 1, None, Comparison::ChangedByOthers),
+            (60, 1, Some(3), Comparison::ChangedByOthers),
         ];
         let when = Instant::now();
         for (seconds, wanted, seen, expected) in table {
-            let applied = Applied { wanted: "a".into(), version: Some(2), when };
+            let applied = Applied { wanted: 1, version: Some(2), when };
             let now = when + Duration::from_secs(seconds);
             assert_eq!(applied.compare(wanted, seen, now), expected, "{seconds} {wanted} {seen:?}");
         }
+    }
+
+    #[test]
+    fn each_object_is_known_by_what_was_applied_last() {
+        let applied = |wanted| Applied { wanted, version: Some(wanted), when: Instant::now() };
+        let mut objects = AppliedObjects::default();
+        for (kind, name, wanted) in
+            [("Service", "a", 1), ("ConfigMap", "a", 2), ("Service", "b", 3), ("Service", "a", 4)]
+        {
+            objects.insert(kind.into(), name, applied(wanted));
+        }
+        let known = |objects: &AppliedObjects| {
+            [("Service", "a"), ("ConfigMap", "a"), ("Service", "b"), ("ConfigMap", "b")]
+                .map(|(kind, name)| objects.get(kind, name).map(|applied| applied.wanted))
+        };
+        assert_eq!(known(&objects), [Some(4), Some(2), Some(3), None]);
+        objects.remove("Service", "a");
+        assert_eq!(known(&objects), [None, Some(2), Some(3), None]);
+        objects.clear();
+        assert_eq!(known(&objects), [None; 4]);
     }
 }

@@ -76,7 +76,14 @@ pub(crate) fn references(_: &AnalyticsPipeline) -> References {
 /// A pipeline that has passed validation.
 pub(crate) fn valid(spec: &str) -> ValidatedPipeline {
     let pipeline = pipeline(spec);
-    validate::run(&pipeline, &references(&pipeline), &[], Some("analytics-pipeline:1.2.3")).unwrap()
+    validate::run(
+        &pipeline,
+        &(&pipeline).into(),
+        &references(&pipeline),
+        &[],
+        Some("analytics-pipeline:1.2.3"),
+    )
+    .unwrap()
 }
 
 /// A moment, in seconds since the epoch.

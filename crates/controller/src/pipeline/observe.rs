@@ -183,7 +183,10 @@ pub(crate) async fn run(
     let time = now();
     match &mut reading {
         Ok(_) if nothing_new => memory.ages.still(time),
-        Ok(reading) => memory.ages.tell(memory.quiet.as_ref(), &mut reading.partitions, time),
+        Ok(reading) => {
+            let partitions = Arc::make_mut(&mut reading.partitions);
+            memory.ages.tell(memory.quiet.as_ref(), partitions, time);
+        }
         Err(_) => {}
     }
     trace::observed(&span, &reading, consumers.len());

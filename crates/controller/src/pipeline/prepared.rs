@@ -1,18 +1,21 @@
 //! What follows from a pipeline's description alone: worked out once, and again when the description or a Secret has changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::apply::Extent;
 use super::dereference::References;
 use super::migrate::Migration;
 use super::observe::Fleet;
 use super::scale::Shown;
-use super::validate::ValidatedPipeline;
+use super::validate::{Description, ValidatedPipeline};
 use super::{build, migrate};
 
 /// A pipeline that was found right, and from what.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Prepared {
+    /// No two that were worked out have the same.
+    number: u64,
     generation: i64,
     references: References,
     /// The pipeline.
@@ -24,8 +27,20 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Works out what follows. (no client required)
     pub(crate) fn new(generation: i64, references: References, valid: ValidatedPipeline) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let job = migrate::job_name(&valid.name, &build::migration_hash(&valid));
-        Self { generation, references, valid, job }
+        Self { number, generation, references, valid, job }
+    }
+
+    /// The same with the same description as a part of a newer object: the older one would stay in memory beside it.
+    pub(crate) fn held_by(self: &Arc<Self>, spec: &Description) -> Arc<Self> {
+        if self.valid.spec.is(spec) {
+            return Arc::clone(self);
+        }
+        let mut renewed = Self::clone(self);
+        renewed.valid.spec = spec.clone();
+        Arc::new(renewed)
     }
 
     /// Whether working it out again would give the same.
@@ -37,19 +52,19 @@ impl Prepared {
 /// What was brought about: as long as the same is wanted and nobody touches it, there is nothing to build and to compare.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    prepared: Arc<Prepared>,
+    prepared: u64,
     replicas: i32,
     extent: Extent,
 }
 
 impl Settled {
-    pub(crate) fn new(prepared: &Arc<Prepared>, replicas: i32, extent: Extent) -> Self {
-        Self { prepared: Arc::clone(prepared), replicas, extent }
+    pub(crate) fn new(prepared: &Prepared, replicas: i32, extent: Extent) -> Self {
+        Self { prepared: prepared.number, replicas, extent }
     }
 
     /// Whether the same is wanted.
-    pub(crate) fn is_for(&self, prepared: &Arc<Prepared>, replicas: i32, extent: Extent) -> bool {
-        Arc::ptr_eq(&self.prepared, prepared) && self.replicas == replicas && self.extent == extent
+    pub(crate) fn is_for(&self, prepared: &Prepared, replicas: i32, extent: Extent) -> bool {
+        self.prepared == prepared.number && self.replicas == replicas && self.extent == extent
     }
 }
 
@@ -96,5 +111,9 @@ mod tests {
         assert!(!settled.is_for(&one, 3, Extent::All));
         assert!(!settled.is_for(&one, 2, Extent::Migration));
         assert!(!settled.is_for(&other, 2, Extent::All), "worked out again");
+        let newer = one.held_by(&(&fixtures::pipeline("{}")).into());
+        assert!(settled.is_for(&newer, 2, Extent::All), "only its status is another");
+        assert!(!newer.valid.spec.is(&one.valid.spec), "the older object is let go");
+        assert!(Arc::ptr_eq(&newer, &newer.held_by(&newer.valid.spec)));
     }
 }

@@ -200,7 +200,7 @@ mod tests {
                 rollout_in_progress: false,
             },
             partition_count: Some(1),
-            partitions: vec![partition],
+            partitions: std::sync::Arc::new([partition]),
             consumers: Vec::new(),
         };
         Seen { reading: Ok(Reading::default()), observation: Some(observation), nothing_new: false }

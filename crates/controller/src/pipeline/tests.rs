@@ -25,7 +25,7 @@ fn deployment(replicas: i32) -> k8s_openapi::api::apps::v1::Deployment {
 /// The Job of a migration that has succeeded, of the same pipeline.
 fn migrated(pipeline: &AnalyticsPipeline) -> k8s_openapi::api::batch::v1::Job {
     let references = fixtures::secrets(&[("db", &[("url", "postgres://writer:swordfish@db:5432/shop")])]);
-    let valid = validate::run(pipeline, &references, &[], Some("image:1")).unwrap();
+    let valid = validate::run(pipeline, &pipeline.into(), &references, &[], Some("image:1")).unwrap();
     let job = Prepared::new(1, references, valid).job;
     serde_json::from_value(json!({
         "metadata": {
@@ -100,7 +100,8 @@ async fn what_was_worked_out_is_kept_beside_others_with_the_same_group() {
     let references = || fixtures::secrets(&[("db", &[("url", "postgres://writer:swordfish@db:5432/shop")])]);
     let pipeline = fixtures::pipeline(SPEC);
     let mut memory = Memory::default();
-    let first = prepared(&pipeline, references(), &[], &context, &mut memory).unwrap();
+    let spec = (&pipeline).into();
+    let first = prepared(&pipeline, &spec, references(), &[], &context, &mut memory).unwrap();
     let named = |brokers: &str| {
         let mut other = fixtures::pipeline(&format!(r#"{{"source": {{"bootstrapServers": "{brokers}"}}}}"#));
         other.metadata.uid = Some("uid-other".to_owned());
@@ -108,9 +109,9 @@ async fn what_was_worked_out_is_kept_beside_others_with_the_same_group() {
         other
     };
     let elsewhere = named("elsewhere:9092");
-    let second = prepared(&pipeline, references(), &[&elsewhere], &context, &mut memory).unwrap();
+    let second = prepared(&pipeline, &spec, references(), &[&elsewhere], &context, &mut memory).unwrap();
     assert!(Arc::ptr_eq(&first, &second), "worked out again");
     let rival = named("127.0.0.1:1");
-    let refused = prepared(&pipeline, references(), &[&rival], &context, &mut memory);
+    let refused = prepared(&pipeline, &spec, references(), &[&rival], &context, &mut memory);
     assert_eq!(refused.unwrap_err().reason, "ConflictingPipeline");
 }

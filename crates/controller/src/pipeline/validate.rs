@@ -2,17 +2,19 @@
 
 mod conflict;
 mod database_url;
+mod description;
 mod refusal;
 mod rules;
 mod secret;
 
-use analytics_api::{AnalyticsPipeline, AnalyticsPipelineSpec};
+use analytics_api::AnalyticsPipeline;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use super::dereference::References;
 use super::schedule;
 use crate::kafka::Connection;
+pub(crate) use description::Description;
 pub(crate) use refusal::Refusal;
 
 /// A pipeline of which everything needed is known and right; after this nobody asks again.
@@ -25,7 +27,7 @@ pub(crate) struct ValidatedPipeline {
     /// Makes everything go when the resource goes.
     pub(crate) owner: OwnerReference,
     /// What the user wants.
-    pub(crate) spec: AnalyticsPipelineSpec,
+    pub(crate) spec: Description,
     /// Image of consumers and migrations.
     pub(crate) image: String,
     /// Hash of the content of all referenced Secrets.
@@ -47,9 +49,10 @@ pub(crate) fn broken_rules(pipeline: &AnalyticsPipeline) -> Option<String> {
     }
 }
 
-/// Checks a pipeline, of which the rules of the schema are checked already. `others` are all pipelines, `default_image` the image for those that name none. (no client required)
+/// Checks a pipeline, of which the rules of the schema are checked already. `spec` is its description; `others` are all pipelines, `default_image` the image for those that name none. (no client required)
 pub(crate) fn run(
     pipeline: &AnalyticsPipeline,
+    spec: &Description,
     references: &References,
     others: &[&AnalyticsPipeline],
     default_image: Option<&str>,
@@ -57,18 +60,18 @@ pub(crate) fn run(
     let owner =
         pipeline.controller_owner_ref(&()).ok_or_else(|| Refusal::invalid("the resource has no uid yet"))?;
     conflicts(pipeline, others)?;
-    let image = pipeline.spec.consumer.image.as_deref().or(default_image).ok_or_else(|| {
+    let image = spec.consumer.image.as_deref().or(default_image).ok_or_else(|| {
         Refusal::invalid(
             "no image for the consumers is known: set `spec.consumer.image`, or start the controller with --consumer-image",
         )
     })?;
     let namespace = pipeline.namespace().unwrap_or_default();
-    let secrets = secret::check(&pipeline.spec, &namespace, references)?;
+    let secrets = secret::check(spec, &namespace, references)?;
     Ok(ValidatedPipeline {
         name: pipeline.name_any(),
         namespace,
         owner,
-        spec: pipeline.spec.clone(),
+        spec: spec.clone(),
         image: image.to_owned(),
         secrets_hash: secrets.all_hash,
         database_hash: secrets.database_hash,
@@ -90,7 +93,9 @@ mod tests {
     #[test]
     fn a_minimal_pipeline_is_valid_and_takes_the_controllers_image() {
         let pipeline = fixtures::pipeline("{}");
-        let valid = run(&pipeline, &fixtures::references(&pipeline), &[], Some("image:1")).unwrap();
+        let valid =
+            run(&pipeline, &(&pipeline).into(), &fixtures::references(&pipeline), &[], Some("image:1"))
+                .unwrap();
         assert_eq!(valid.name, "clicks");
         assert_eq!(valid.image, "image:1");
         assert_eq!(valid.kafka.topic, "user-events");
@@ -109,7 +114,8 @@ mod tests {
     #[test]
     fn without_any_image_the_message_names_both_ways_to_give_one() {
         let pipeline = fixtures::pipeline("{}");
-        let refusal = run(&pipeline, &fixtures::references(&pipeline), &[], None).unwrap_err();
+        let refusal =
+            run(&pipeline, &(&pipeline).into(), &fixtures::references(&pipeline), &[], None).unwrap_err();
         assert!(refusal.message.contains("--consumer-image"), "{refusal:?}");
     }
 }

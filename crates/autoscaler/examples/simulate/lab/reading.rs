@@ -1,5 +1,7 @@
 //! A reading of the world, as a controller would get it.
 
+use std::sync::Arc;
+
 use autoscaler::{
     CommittedOffset, ConsumerObservation, Observation, PartitionObservation, ReplicaObservation,
 };
@@ -35,7 +37,7 @@ pub fn read(world: &mut World<'_>, span: f64) -> Observation {
             rollout_in_progress: world.rolling,
         },
         partition_count: (!blind).then_some(world.partitions() as u32),
-        partitions: if blind { Vec::new() } else { partitions(world) },
+        partitions: if blind { Arc::default() } else { partitions(world) },
         consumers,
     }
 }
@@ -63,7 +65,7 @@ fn consumers(world: &mut World<'_>, span: f64) -> Vec<ConsumerObservation> {
     said
 }
 
-fn partitions(world: &World<'_>) -> Vec<PartitionObservation> {
+fn partitions(world: &World<'_>) -> Arc<[PartitionObservation]> {
     let missing = |partition: usize| {
         during(world, |incident| match incident {
             Incident::PartitionUnknown { partition: unknown, from, to } if *unknown == partition => {

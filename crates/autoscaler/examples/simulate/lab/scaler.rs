@@ -173,7 +173,7 @@ pub fn totals(observation: &Observation) -> Totals {
         measured: !observation.consumers.is_empty(),
         ..Totals::default()
     };
-    for partition in &observation.partitions {
+    for partition in observation.partitions.iter() {
         let end = partition.log_end.unwrap_or(0);
         let committed = match partition.committed {
             autoscaler::CommittedOffset::At(offset) => offset,

@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn one_is_moved_only_where_that_makes_the_shares_more_even() {
-        let cases: [(usize, &[(i32, usize)], Option<i32>); 6] = [
+        /// Partitions, each with its slot.
+        type Placed<'a> = &'a [(i32, usize)];
+        let cases: [(usize, Placed<'_>, Option<i32>); 6] = [
             (2, &[], None),
             (1, &[(0, 0), (1, 0)], None),
             (2, &[(4, 0)], None),

@@ -1,6 +1,6 @@
 //! What the consumers' container and the migration's have in common: image, environment, files and rights.
 
-use analytics_api::{ClientCertificateRef, ImagePullSecret, SecretKeyRef};
+use analytics_api::{ClientCertificateRef, ImagePullSecret, Quantities, SecretKeyRef};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference, ObjectFieldSelector,
     PodSecurityContext, ResourceRequirements, SeccompProfile, SecretKeySelector, SecretVolumeSource,
@@ -111,7 +111,7 @@ fn from_secret(variable: &str, secret: &str, key: &str) -> EnvVar {
 }
 
 fn resources(pipeline: &ValidatedPipeline) -> ResourceRequirements {
-    let quantities = |map: &std::collections::BTreeMap<String, IntOrString>| {
+    let quantities = |map: &Quantities| {
         (!map.is_empty()).then(|| map.iter().map(|(name, value)| (name.clone(), quantity(value))).collect())
     };
     let resources = &pipeline.spec.consumer.resources;

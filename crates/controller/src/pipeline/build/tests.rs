@@ -122,7 +122,8 @@ fn a_rotated_password_replaces_the_pods() {
     let pipeline = fixtures::pipeline("{}");
     let hash = |url: &str| {
         let secrets = fixtures::secrets(&[("db", &[("url", url)])]);
-        let valid = crate::pipeline::validate::run(&pipeline, &secrets, &[], Some("i")).unwrap();
+        let valid =
+            crate::pipeline::validate::run(&pipeline, &(&pipeline).into(), &secrets, &[], Some("i")).unwrap();
         serde_json::to_string(&run(&valid, 1).deployment.spec.unwrap().template).unwrap()
     };
     assert_ne!(hash("postgres://u:old@h/d"), hash("postgres://u:new@h/d"));
