@@ -38,7 +38,8 @@ const RELIEF_SECONDS: f64 = 30.0;
 const RELIEVED: f64 = 0.7;
 
 /// Where an experiment begins: a growth just seen, with what was known before it. `outrun` tells that more arrived than the
-/// replicas handle: then all are busy before a backlog shows it, if it is known what they handle.
+/// replicas handle: then all are busy before a backlog shows it, if it is known what they handle. A second growth that comes
+/// before anything was seen of the first is part of the same experiment.
 pub(crate) fn begin(
     before: &SinkMemory,
     capacity: &CapacityMemory,
@@ -46,13 +47,17 @@ pub(crate) fn begin(
     outrun: bool,
 ) -> SinkMemory {
     let mut memory = before.clone();
-    memory.trial = None;
+    let grows = change.to > change.from;
+    let goes_on = before.trial.filter(|trial| grows && trial.to == change.from);
+    memory.trial = goes_on.map(|trial| Trial { to: change.to, ..trial });
     let busy = capacity.saturated || outrun && capacity.quality >= KNOWN_QUALITY;
     if let (true, true, Some(throughput), Some(rate)) =
-        (change.to > change.from && change.from > 0, busy, capacity.throughput, capacity.rate)
+        (grows && change.from > 0, busy, capacity.throughput, capacity.rate)
     {
-        // All were busy at last: what they did then counts, though the average does not show it yet.
-        let last = capacity.samples.last().map(|each| BUSY_SHARE * each * change.from as f32);
+        // All were busy at last: what they did then counts, though the average does not show it yet. While the growth before this one
+        // is in doubt no samples are taken, and the last one is of fewer replicas.
+        let last = capacity.samples.last().filter(|_| goes_on.is_none());
+        let last = last.map(|each| BUSY_SHARE * each * change.from as f32);
         let throughput = last.map_or(throughput, |last| throughput.max(last));
         memory.trial = Some(Trial { from: change.from, to: change.to, throughput, capacity: rate });
     }
@@ -239,6 +244,26 @@ mod tests {
             assert_eq!(trial.is_some(), begins, "saturated {saturated}, outrun {outrun}, quality {quality}");
             // Two that are outrun do nearly what two can do, whatever the average still says.
             assert!(trial.is_none_or(|trial| (trial.throughput - 180.0).abs() < 0.1), "{trial:?}");
+        }
+    }
+
+    /// Seen in the simulator: from 13 to 32 replicas and on to 64 a moment after, and as 32 were believed to do what the 13 had done
+    /// each, the 64 seemed to be broken and not held up by a limit.
+    #[test]
+    fn a_second_growth_before_the_first_was_seen_is_part_of_the_same_experiment() {
+        let trial = Trial { from: 2, to: 4, throughput: 190.0, capacity: 100.0 };
+        let before = SinkMemory { trial: Some(trial), ..SinkMemory::default() };
+        let unseen = CapacityMemory { rate: Some(100.0), ..CapacityMemory::default() };
+        let samples = [98.0, 100.0].into();
+        let seen = CapacityMemory { saturated: true, throughput: Some(250.0), samples, ..unseen.clone() };
+        for (capacity, from, to, expected) in [
+            (&unseen, 4, 8, Some(Trial { to: 8, ..trial })),
+            (&seen, 4, 8, Some(Trial { from: 4, to: 8, throughput: 250.0, capacity: 100.0 })),
+            (&unseen, 3, 8, None),
+            (&unseen, 4, 2, None),
+        ] {
+            let change = Change { time: 0.0, from, to, settling: true };
+            assert_eq!(begin(&before, capacity, change, false).trial, expected, "{from} to {to}");
         }
     }
 
