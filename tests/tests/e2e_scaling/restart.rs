@@ -21,7 +21,7 @@ const WATCHED: Duration = Duration::from_secs(60);
 /// knows from its first decision on what a consumer can do.
 pub(crate) async fn a_new_controller_goes_on_where_the_killed_one_was(place: &Place<'_>) -> Result<()> {
     let load = begin(place, STEP).await?;
-    place.consumers("as many as are needed", |count| count >= RIGHT[0]).await?;
+    place.consumers("as many as are needed", |count| count >= RIGHT).await?;
     drained(place).await?;
     let before = replicas(place, "clicks").await?;
     let last = decisions(place, "clicks").await?.pop().context("nothing was decided")?;
