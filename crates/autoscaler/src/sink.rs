@@ -255,7 +255,7 @@ mod tests {
         let before = SinkMemory { trial: Some(trial), ..SinkMemory::default() };
         let unseen = CapacityMemory { rate: Some(100.0), ..CapacityMemory::default() };
         let samples = [98.0, 100.0].into();
-        let seen = CapacityMemory { saturated: true, throughput: Some(250.0), samples, ..unseen.clone() };
+        let seen = CapacityMemory { saturated: true, throughput: Some(250.0), samples, ..unseen };
         for (capacity, from, to, expected) in [
             (&unseen, 4, 8, Some(Trial { to: 8, ..trial })),
             (&seen, 4, 8, Some(Trial { from: 4, to: 8, throughput: 250.0, capacity: 100.0 })),
