@@ -6,7 +6,8 @@
 //! the other way and look better near idle than they are. Therefore:
 //!
 //! * What a replica **has done** is a fact: the capacity is at least that, at once.
-//! * Only replicas that are busy **and have a backlog** show what they cannot do: only then may the estimate fall.
+//! * Only replicas that are busy **and have a backlog** show what they cannot do: only then may the estimate fall. If only a few
+//!   of them have one, they count unless they are far slower than all were: then it is not what one replica can do that ails them.
 //! * A quotient without a backlog may raise the estimate, if it was taken at a load not much lower than the one
 //!   the estimate stems from; that quality fades over half an hour.
 //! * An estimate that no backlog and no idle time has confirmed is marked as a bound: the truth may be far higher,
@@ -48,6 +49,10 @@ const BUSY: f64 = 0.85;
 pub(crate) const ALWAYS_BUSY: f64 = 0.97;
 /// Work for so many seconds that waits is a backlog.
 const BACKLOG_SECONDS: f64 = 3.0;
+/// A replica at which work for so many seconds waits has more than it can do, whatever the others have.
+const OVERLOADED_SECONDS: f64 = 6.0;
+/// What it does counts unless it is lower than what is known by more than this share.
+const OVERLOADED_SHARE: f64 = 0.25;
 /// It is everywhere if at least this share of the replicas have one of their own.
 const EVERYWHERE_SHARE: f64 = 0.5;
 
@@ -60,6 +65,8 @@ pub(crate) struct Sample {
     pub(crate) busy: f64,
     /// Events per second that one replica could do, and the mean busy ratio of the replicas that say so.
     pub(crate) quotient: Option<(f64, f64)>,
+    /// The same of the fastest of those replicas that have more than they can do.
+    pub(crate) overloaded: Option<f64>,
     /// Events per second of the fastest replica.
     pub(crate) done: f64,
     /// True if the replicas are busy with a backlog: what they do is what they can.
@@ -70,8 +77,8 @@ pub(crate) struct Sample {
     pub(crate) pressed: bool,
 }
 
-/// What one consumer said: its busy ratio, its events per second, and whether events wait at it, if that is known.
-type Said = (f64, f64, Option<bool>);
+/// What one consumer said: its busy ratio, its events per second, and for how many seconds work waits at it, if that is known.
+type Said = (f64, f64, Option<f64>);
 
 /// Takes together what the consumers said, with so many events waiting at the last reading and, by partition, at this
 /// one; `None` if too few could be read.
@@ -85,7 +92,7 @@ pub(crate) fn sample(
         .iter()
         .filter_map(|consumer| {
             let (busy, rate) = (consumer.busy?.clamp(0.0, 1.0), consumer.processed_rate?.max(0.0));
-            Some((busy, rate, has_backlog(consumer, rate, lags)))
+            Some((busy, rate, waiting_seconds(consumer, rate, lags)))
         })
         .filter(|(busy, rate, _)| busy.is_finite() && rate.is_finite())
         .collect();
@@ -95,12 +102,14 @@ pub(crate) fn sample(
     let count = said.len() as f64;
     let throughput = said.iter().map(|(_, rate, _)| rate).sum::<f64>() * f64::from(replicas) / count;
     let busy = said.iter().map(|(busy, _, _)| busy).sum::<f64>() / count;
-    let having = said.iter().filter(|(_, _, backlog)| backlog.unwrap_or(true)).count() as f64;
+    let waits = |waiting: &Option<f64>| waiting.is_none_or(|seconds| seconds >= BACKLOG_SECONDS);
+    let having = said.iter().filter(|(_, _, waiting)| waits(waiting)).count() as f64;
     let saturated = busy >= BUSY && lags.values().sum::<f64>() >= BACKLOG_SECONDS * throughput;
     Some(Sample {
         throughput,
         busy,
         quotient: quotient(said.iter()),
+        overloaded: overloaded(&said),
         done: said.iter().map(|(_, rate, _)| *rate).fold(0.0, f64::max),
         saturated,
         everywhere: saturated && having >= EVERYWHERE_SHARE * count,
@@ -108,11 +117,19 @@ pub(crate) fn sample(
     })
 }
 
-/// True if work waits at this consumer; `None` if it has not told which partitions it has.
-fn has_backlog(consumer: &ConsumerObservation, rate: f64, lags: &BTreeMap<i32, f64>) -> Option<bool> {
+/// For how many seconds work waits at this consumer; `None` if it has not told which partitions it has.
+fn waiting_seconds(consumer: &ConsumerObservation, rate: f64, lags: &BTreeMap<i32, f64>) -> Option<f64> {
     let partitions = consumer.partitions.as_ref()?;
     let lag: f64 = partitions.iter().filter_map(|partition| lags.get(partition)).sum();
-    Some(lag >= BACKLOG_SECONDS * rate)
+    Some(if lag > 0.0 { lag / rate } else { 0.0 })
+}
+
+/// Events per second that the fastest of the replicas can do that have more than they can do.
+fn overloaded(said: &[Said]) -> Option<f64> {
+    let has_too_much = |(busy, rate, waiting): &&Said| {
+        *busy >= BUSY && *rate > 0.0 && waiting.is_some_and(|seconds| seconds >= OVERLOADED_SECONDS)
+    };
+    said.iter().filter(has_too_much).map(|(busy, rate, _)| rate / busy).reduce(f64::max)
 }
 
 /// Events per second that one replica could do, by the median of the busiest, and how busy these are.
@@ -166,6 +183,10 @@ fn follow_quotient(
     let Some((capacity, quality)) = sample.quotient else {
         return;
     };
+    if let Some(capacity) = disproved(before, sample).filter(|_| may_fall) {
+        memory.rate = Some(blend(before.rate, capacity, span, SMOOTHING_SECONDS));
+        return;
+    }
     let quality = if sample.saturated { 1.0 } else { quality };
     let falls = before.rate.is_some_and(|rate| capacity < f64::from(rate));
     // Within chance a sample counts both ways, or the highest ever seen would stay.
@@ -192,6 +213,13 @@ fn follow_quotient(
     }
     memory.quality = memory.quality.max(quality as f32);
     push(&mut memory.samples, capacity);
+}
+
+/// What a few replicas that have more than they can do show, if it is less than what is known, and not far less.
+fn disproved(before: &CapacityMemory, sample: &Sample) -> Option<f64> {
+    let known = f64::from(before.rate?);
+    let believable = known * (1.0 - OVERLOADED_SHARE)..known;
+    sample.overloaded.filter(|capacity| !sample.saturated && believable.contains(capacity))
 }
 
 fn blend(known: Option<f32>, seen: f64, span: f64, constant: f64) -> f32 {
@@ -318,6 +346,33 @@ mod tests {
             let by_partition = (0..).zip(lags).collect();
             let sample = sample(consumers, 3, 0.0, &by_partition).unwrap();
             assert_eq!((sample.saturated, sample.everywhere), expected, "{lags:?}");
+        }
+    }
+
+    /// Seen in the simulator: of six replicas one had eleven partitions and not the time for them, the others, as busy with small
+    /// batches, hardly anything waiting. For twenty minutes all were taken to be as fast as they were in the beginning.
+    #[test]
+    fn what_one_overloaded_replica_cannot_do_counts_unless_it_is_far_slower() {
+        let known = after(&[(1.0, 32.0, 9000.0); 3]);
+        let at_last = |rate: f64, waiting: f64| {
+            let consumers: Vec<ConsumerObservation> = [(0, rate), (1, 25.0), (2, 26.0)]
+                .map(|(partition, rate)| ConsumerObservation {
+                    partitions: Some(vec![partition]),
+                    ..consumer(1.0, rate)
+                })
+                .into();
+            let lags = BTreeMap::from([(0, waiting), (1, 0.0), (2, 0.0)]);
+            let seen = || sample(&consumers, 3, 0.0, &lags);
+            let memory = (0..60).fold(known.clone(), |memory, _| learn(&memory, seen(), 5.0, true));
+            memory.rate.map(f32::round)
+        };
+        for (rate, waiting, expected) in [
+            (28.0, 200.0, 28.0), // it has more than it can do
+            (28.0, 100.0, 32.0), // it has little waiting
+            (10.0, 200.0, 32.0), // something else ails it
+            (33.0, 200.0, 32.0), // it is no slower than is known
+        ] {
+            assert_eq!(at_last(rate, waiting), Some(expected), "{rate} per second, {waiting} waiting");
         }
     }
 

@@ -76,7 +76,9 @@ pub(crate) fn learn(
         state.scaling.unsettled_age = oldest as f32;
     }
     let faded = f64::from(before.roughness) * (-span / ROUGHNESS_SECONDS).exp();
-    state.roughness = faded.max(oldest.min(policy.target_lag_seconds)) as f32;
+    // What waits until consumers have come is what their coming costs, and nothing that the load does again.
+    let waited = if attended { oldest.min(policy.target_lag_seconds) } else { 0.0 };
+    state.roughness = faded.max(waited) as f32;
     let quiet = demand.loads.values().all(|load| load.age <= QUIET_SHARE * policy.target_lag_seconds);
     let busy = state.capacity.busy.is_some_and(|busy| f64::from(busy) >= capacity::ALWAYS_BUSY);
     let quiet = quiet && busy && readings.complete() && attended;
@@ -211,6 +213,7 @@ fn backlogged(state: &State, readings: &Readings, replicas: u32) -> Option<Sampl
         throughput,
         busy: 1.0,
         quotient: Some((capacity, 1.0)),
+        overloaded: None,
         done: capacity,
         saturated: true,
         everywhere: true,

@@ -22,9 +22,7 @@ const UTILIZATION_GROWN: f64 = 0.94;
 const UTILIZATION_REGROWN: f64 = 0.7;
 /// A replica may be this busy after shrinking.
 const UTILIZATION_SHRUNK: f64 = 0.99;
-/// … so many times further ahead than its two averages are apart.
-const SHRUNK_AHEAD: f64 = 3.0;
-/// And so many seconds ahead of a steady rise.
+/// So many seconds ahead of a steady rise. (A step is none.)
 pub(crate) const AHEAD_SECONDS: f64 = 600.0;
 /// Differences below this many seconds of violation do not matter.
 const NEGLIGIBLE_SECONDS: f64 = 2.0;
@@ -257,8 +255,7 @@ impl Plant {
     /// True if so many replicas, all at work and the rebalance behind them, meet the objective from now on.
     pub(crate) fn suffices(&self, replicas: u32) -> bool {
         let load = advance(self.shape.worst(&self.loads, replicas), 0.0, self.pause);
-        let rising = SHRUNK_AHEAD * (load.rate - load.calm).max(0.0);
-        let rate = (load.rate + rising).max(load.calm);
+        let rate = (load.rate * (1.0 + self.rise)).max(load.calm);
         // What has disturbed the pipeline of late may do so again, and must be worked off then too.
         let disturbance = Load { backlog: self.roughness * rate, age: self.roughness, rate, calm: rate };
         rate <= UTILIZATION_SHRUNK * self.capacity

@@ -31,7 +31,7 @@ pub struct State {
     /// Arrivals per second over all partitions, averaged slowly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<f32>,
-    /// The oldest that events have been of late, up to the objective, fading with time.
+    /// The oldest that events have been of late while consumers had their partitions, up to the objective, fading with time.
     pub(crate) roughness: f32,
     /// Since when some lag has not been readable.
     pub(crate) unknown_since: Option<f64>,

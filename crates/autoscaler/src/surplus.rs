@@ -28,8 +28,8 @@ const GROWN_WINDOWS: f64 = 1.4;
 const FALLING_SHARE: f64 = 0.25;
 /// So many windows lie between two scale-downs.
 const FALLING_WINDOWS: f64 = 3.0;
-/// The first change is free: it is what the load called for.
-const FREE_CHANGES: f64 = 1.0;
+/// Of the first change half is free: it is what the load called for.
+const FREE_CHANGES: f64 = 0.5;
 /// Enough to find a moment within hours to a millisecond.
 const HALVINGS: usize = 32;
 

@@ -58,12 +58,14 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// For a trace, with default behaviour.
+    /// For a trace, with its policy.
     pub fn new(trace: &Trace, protocol: Protocol) -> Self {
         let policy = Policy {
             target_lag_seconds: trace.target,
             min_replicas: trace.min,
             max_replicas: trace.max,
+            stabilization_seconds: trace.stabilization_seconds,
+            cooldown_seconds: trace.cooldown_seconds,
             ..Policy::default()
         };
         let mut ours = Self { policy, state: "{}".to_owned(), decision: None, digest: 0 };

@@ -34,6 +34,9 @@ pub struct Trace {
     pub min: u32,
     /// `None`: as many as there are partitions.
     pub max: Option<u32>,
+    /// The policy's `stabilization_seconds` and `cooldown_seconds`, which only ours knows.
+    pub stabilization_seconds: f64,
+    pub cooldown_seconds: f64,
     /// True if the caller can tell the age of the oldest event (else it is estimated from offsets).
     pub tells_age: bool,
     /// Conditions that are true for some time. Any other condition at any other time is a false alarm.
@@ -127,6 +130,8 @@ impl Trace {
             initial: 1,
             min: 1,
             max: None,
+            stabilization_seconds: 300.0,
+            cooldown_seconds: 60.0,
             tells_age: false,
             truths: Vec::new(),
         }

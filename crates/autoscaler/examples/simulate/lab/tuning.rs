@@ -158,6 +158,9 @@ fn lifecycle() -> Vec<Trace> {
     naps.initial = 1;
     let mut cold = even("cold start", 0.05, |_| 9.0);
     cold.initial = 1;
+    // What `make soak` does on a real cluster, with the short windows of its pipeline.
+    let mut soak = Trace::even("soak", 16, TWO_HOURS, 0.02, |second| if second < 180 { 0.0 } else { 3.14 });
+    (soak.target, soak.stabilization_seconds, soak.cooldown_seconds) = (20.0, 20.0, 10.0);
     let trickle = even("trickle", 0.05, |_| 0.02);
     let mut batching = step("natural batches");
     batching.busy_gain = 40.0;
@@ -167,5 +170,5 @@ fn lifecycle() -> Vec<Trace> {
         5.0 - 4.5 * (second as f64 * std::f64::consts::TAU / 3600.0).cos()
     });
     wave.busy_gain = 40.0;
-    vec![batching, surplus, wave, slow, rollout, more, anew, wake, naps, cold, trickle]
+    vec![batching, surplus, wave, slow, rollout, more, anew, wake, naps, cold, soak, trickle]
 }
