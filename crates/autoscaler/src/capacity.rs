@@ -369,7 +369,7 @@ mod tests {
         for (rate, waiting, expected) in [
             (28.0, 200.0, 28.0), // it has more than it can do
             (28.0, 100.0, 32.0), // it has little waiting
-            (10.0, 200.0, 32.0), // something else ails it
+            (10.0, 150.0, 32.0), // something else ails it
             (33.0, 200.0, 32.0), // it is no slower than is known
         ] {
             assert_eq!(at_last(rate, waiting), Some(expected), "{rate} per second, {waiting} waiting");
