@@ -159,7 +159,7 @@ fn lifecycle() -> Vec<Trace> {
     let mut cold = even("cold start", 0.05, |_| 9.0);
     cold.initial = 1;
     // What `make soak` does on a real cluster, with the short windows of its pipeline.
-    let mut soak = Trace::even("soak", 16, TWO_HOURS, 0.02, |second| if second < 180 { 0.0 } else { 3.14 });
+    let mut soak = Trace::even("soak", 16, TWO_HOURS, 0.02, |second| if second < 180 { 0.0 } else { 3.0 });
     (soak.target, soak.stabilization_seconds, soak.cooldown_seconds) = (20.0, 20.0, 10.0);
     let trickle = even("trickle", 0.05, |_| 0.02);
     let mut batching = step("natural batches");
