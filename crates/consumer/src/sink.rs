@@ -18,4 +18,4 @@ mod transaction;
 pub use connection::Database;
 pub use piece::Piece;
 pub use statements::{OFFSETS_TABLE, Statements};
-pub use transaction::{Course, Outcome, SILENCE, WriteError, Written, heard, write};
+pub use transaction::{Course, Outcome, SILENCE, Target, WriteError, Written, heard};

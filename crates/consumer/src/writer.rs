@@ -19,7 +19,7 @@ use crate::retry::{Backoff, answered};
 use crate::settings::BatchLimits;
 use crate::sink::classify::{Fault, describe, fault, fault_label, is_lock_timeout};
 use crate::sink::offsets::{self, Owner};
-use crate::sink::{self, Course, Database, Outcome, Piece, Statements, WriteError, Written};
+use crate::sink::{self, Course, Database, Outcome, Piece, Statements, Target, WriteError, Written};
 use crate::slot::Slot;
 use crate::source::{Control, Positions};
 use crate::status::Status;
@@ -264,7 +264,8 @@ impl Writer {
             room.make(connection, batch, ROOM_TIMEOUT).await?;
         }
         let letters = self.letters.as_deref();
-        sink::write(connection, &self.statements, &self.owner, letters, batch, course).await
+        let target = Target { statements: &self.statements, owner: &self.owner, letters };
+        target.write(connection, batch, course).await
     }
 
     fn committed(

@@ -9,7 +9,7 @@ mod fake;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod guard;
-mod hash;
+pub(crate) mod hash;
 mod migrate;
 mod monitoring;
 mod observe;

@@ -12,6 +12,8 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
+use crate::pipeline::hash::digest;
+
 /// Tells whether an object's wanted part has changed: its generation, or for kinds without one its resource version.
 /// Both only grow.
 pub(crate) type Version = Option<u64>;
@@ -46,20 +48,13 @@ pub(crate) struct Owner {
 
 type Id = [u8; 16];
 
-// Half of a hash: still no two texts of a cluster have the same.
-fn id(text: &str) -> Id {
-    let mut half = Id::default();
-    blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut half);
-    half
-}
-
 impl Owners {
     /// Those of an object.
     pub(crate) fn of(metadata: &ObjectMeta) -> Self {
         let kind = AnalyticsPipeline::kind(&());
         let owners = metadata.owner_references.iter().flatten().filter(|owner| owner.kind == kind);
         let owners: Vec<_> =
-            owners.map(|owner| Owner { uid: id(&owner.uid), name: id(&owner.name) }).collect();
+            owners.map(|owner| Owner { uid: digest(&owner.uid), name: digest(&owner.name) }).collect();
         match owners.as_slice() {
             [] => Self::None,
             [one] => Self::One(*one),
@@ -77,13 +72,13 @@ impl Owners {
 
     /// Whether the pipeline with this uid is among them.
     pub(crate) fn have(&self, uid: &str) -> bool {
-        let uid = id(uid);
+        let uid = digest(uid);
         self.all().iter().any(|owner| owner.uid == uid)
     }
 
     /// Whether a pipeline of this name is among them: perhaps one that was there before.
     pub(crate) fn have_named(&self, name: &str) -> bool {
-        let name = id(name);
+        let name = digest(name);
         self.all().iter().any(|owner| owner.name == name)
     }
 }

@@ -136,103 +136,111 @@ fn step(fault: Fault, written: Written, first: usize, rows: usize, lines: u32) -
     }
 }
 
-/// Writes the batch in one transaction and commits it. Rows that PostgreSQL refuses become dead letters of the same
-/// batch, as soon as they are found: whatever fails afterwards, they need not be found again.
-///
-/// Dead letters that go to a topic are there before the transaction commits, those that are known beforehand before it
-/// begins: what waits for Kafka should hold no locks in PostgreSQL.
-///
-/// # Errors
-/// [`WriteError::Fenced`] when a partition belongs to somebody else by now, else the surroundings' error; the batch
-/// can be tried again.
-pub async fn write(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    owner: &Owner,
-    letters: Option<&LetterTopic>,
-    batch: &mut Batch,
-    course: &mut Course,
-) -> Result<Outcome, WriteError> {
-    if let Some(topic) = letters {
-        topic.deliver(batch).await?;
-    }
-    let mut lines = 0;
-    loop {
-        let (error, first) = match attempt(connection, statements, owner, letters, batch, course).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(Failure::Other(error)) => return Err(error),
-            Err(Failure::Events(error, first)) => {
-                if took_too_long(&error) {
-                    course.piece.halve(batch.rows().len());
+/// Where batches are written to, and on whose behalf: the same for every batch.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The statements of its tables.
+    pub statements: &'a Statements,
+    /// Whose offsets move.
+    pub owner: &'a Owner,
+    /// Where dead letters go if not into a table.
+    pub letters: Option<&'a LetterTopic>,
+}
+
+impl Target<'_> {
+    /// Writes the batch in one transaction and commits it. Rows that PostgreSQL refuses become dead letters of the same
+    /// batch, as soon as they are found: whatever fails afterwards, they need not be found again.
+    ///
+    /// Dead letters that go to a topic are there before the transaction commits, those that are known beforehand before it
+    /// begins: what waits for Kafka should hold no locks in PostgreSQL.
+    ///
+    /// # Errors
+    /// [`WriteError::Fenced`] when a partition belongs to somebody else by now, else the surroundings' error; the batch
+    /// can be tried again.
+    pub async fn write(
+        &self,
+        connection: &mut PgConnection,
+        batch: &mut Batch,
+        course: &mut Course,
+    ) -> Result<Outcome, WriteError> {
+        if let Some(topic) = self.letters {
+            topic.deliver(batch).await?;
+        }
+        let mut lines = 0;
+        loop {
+            let (error, first) = match self.attempt(connection, batch, course).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(Failure::Other(error)) => return Err(error),
+                Err(Failure::Events(error, first)) => {
+                    if took_too_long(&error) {
+                        course.piece.halve(batch.rows().len());
+                    }
+                    (error, first)
                 }
-                (error, first)
+                Err(Failure::Commit(error)) => (error, 0),
+            };
+            match step(fault(&error), course.written, first, batch.rows().len(), lines) {
+                Step::Insert => course.written = Written::Inserted,
+                Step::Refuse(row) => {
+                    lines += 1;
+                    batch.refuse_rows(vec![(row, describe(&error))]);
+                }
+                Step::Isolate(row) => {
+                    course.written = Written::Isolated;
+                    if course.start == 0 {
+                        course.start = row;
+                    }
+                }
+                Step::GiveUp => return Err(error.into()),
             }
-            Err(Failure::Commit(error)) => (error, 0),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        connection: &mut PgConnection,
+        batch: &mut Batch,
+        course: &mut Course,
+    ) -> Result<Outcome, Failure> {
+        let mut transaction = answer(connection.begin()).await?;
+        let failure = match self.fill(&mut transaction, batch, course).await {
+            Ok(outcome) => {
+                answer(transaction.commit()).await.map_err(Failure::Commit)?;
+                return Ok(outcome);
+            }
+            Err(failure) => failure,
         };
-        match step(fault(&error), course.written, first, batch.rows().len(), lines) {
-            Step::Insert => course.written = Written::Inserted,
-            Step::Refuse(row) => {
-                lines += 1;
-                batch.refuse_rows(vec![(row, describe(&error))]);
-            }
-            Step::Isolate(row) => {
-                course.written = Written::Isolated;
-                if course.start == 0 {
-                    course.start = row;
-                }
-            }
-            Step::GiveUp => return Err(error.into()),
+        if let Failure::Other(WriteError::Fenced(_) | WriteError::Undelivered(_)) = failure {
+            // Merely dropped, it would hold its locks until the next statement. If this fails, so does that.
+            let _ = answer(transaction.rollback()).await;
         }
+        Err(failure)
     }
-}
 
-async fn attempt(
-    connection: &mut PgConnection,
-    statements: &Statements,
-    owner: &Owner,
-    letters: Option<&LetterTopic>,
-    batch: &mut Batch,
-    course: &mut Course,
-) -> Result<Outcome, Failure> {
-    let mut transaction = answer(connection.begin()).await?;
-    let failure = match fill(&mut transaction, statements, owner, letters, batch, course).await {
-        Ok(outcome) => {
-            answer(transaction.commit()).await.map_err(Failure::Commit)?;
-            return Ok(outcome);
+    /// All that one transaction has in it.
+    async fn fill(
+        &self,
+        transaction: &mut Transaction<'_, Postgres>,
+        batch: &mut Batch,
+        course: &mut Course,
+    ) -> Result<Outcome, Failure> {
+        let Self { statements, owner, letters } = *self;
+        advance(transaction, statements, owner, batch).await?;
+        let keys = store(transaction, statements, batch, course).await?;
+        let is_new = |row: &&Row| keys.as_ref().is_none_or(|keys| keys.contains(&row.key));
+        let stored: Vec<&Row> = batch.rows().iter().filter(is_new).collect();
+        let counts = rollup::count(batch, &stored);
+        roll_up(transaction, statements, owner, batch, &stored, &counts).await?;
+        let duplicates = (batch.rows().len() - stored.len()) as u64;
+        match (&statements.insert_dead_letters, letters) {
+            (_, Some(topic)) => topic.deliver(batch).await?,
+            (Some(insert), None) if !batch.dead_letters().is_empty() => {
+                insert_dead_letters(transaction, insert, owner, batch).await?;
+            }
+            _ => {}
         }
-        Err(failure) => failure,
-    };
-    if let Failure::Other(WriteError::Fenced(_) | WriteError::Undelivered(_)) = failure {
-        // Merely dropped, it would hold its locks until the next statement. If this fails, so does that.
-        let _ = answer(transaction.rollback()).await;
+        Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
     }
-    Err(failure)
-}
-
-/// All that one transaction has in it.
-async fn fill(
-    transaction: &mut Transaction<'_, Postgres>,
-    statements: &Statements,
-    owner: &Owner,
-    letters: Option<&LetterTopic>,
-    batch: &mut Batch,
-    course: &mut Course,
-) -> Result<Outcome, Failure> {
-    advance(transaction, statements, owner, batch).await?;
-    let keys = store(transaction, statements, batch, course).await?;
-    let is_new = |row: &&Row| keys.as_ref().is_none_or(|keys| keys.contains(&row.key));
-    let stored: Vec<&Row> = batch.rows().iter().filter(is_new).collect();
-    let counts = rollup::count(batch, &stored);
-    roll_up(transaction, statements, owner, batch, &stored, &counts).await?;
-    let duplicates = (batch.rows().len() - stored.len()) as u64;
-    match (&statements.insert_dead_letters, letters) {
-        (_, Some(topic)) => topic.deliver(batch).await?,
-        (Some(insert), None) if !batch.dead_letters().is_empty() => {
-            insert_dead_letters(transaction, insert, owner, batch).await?;
-        }
-        _ => {}
-    }
-    Ok(Outcome { stored: rollup::by_event_type(&counts), duplicates })
 }
 
 /// Waits for an answer as long as is reasonable; whoever has asked to hear of silence hears of it before that.

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::build::Objects;
+use super::hash::digest;
 use super::validate::ValidatedPipeline;
 use super::{contest, migrate};
 use crate::context::{Context, Memory};
@@ -393,9 +394,7 @@ impl<K> Object for K where
 fn fingerprint(object: &impl Serialize) -> u64 {
     // An object that has no JSON form cannot be sent either, and that is where the error is told.
     let text = serde_json::to_string(object).unwrap_or_default();
-    let mut digits = [0; 8];
-    blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut digits);
-    u64::from_le_bytes(digits)
+    u64::from_le_bytes(digest(&text))
 }
 
 #[cfg(test)]

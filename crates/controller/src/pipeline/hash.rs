@@ -1,4 +1,4 @@
-//! Short hashes of configuration, for names and annotations.
+//! Short hashes: of configuration, for names and annotations, and of what is only compared.
 
 /// Hashes a sequence of texts; each counts with its length, so that no two sequences look alike.
 #[derive(Clone)]
@@ -23,9 +23,22 @@ impl Hasher {
     }
 }
 
+/// The first bytes of a text's BLAKE3 hash: eight tell whether an object has changed, sixteen tell all texts of a cluster apart.
+pub(crate) fn digest<const BYTES: usize>(text: &str) -> [u8; BYTES] {
+    let mut digest = [0; BYTES];
+    blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut digest);
+    digest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_digest_is_the_beginning_of_the_hash() {
+        assert_eq!(digest::<16>("a"), blake3::hash(b"a").as_bytes()[..16]);
+        assert_ne!(digest::<8>("a"), digest::<8>("b"));
+    }
 
     #[test]
     fn the_borders_between_texts_count() {

@@ -96,7 +96,7 @@ pub(crate) fn run(
     // Who stops a pipeline wants it stopped, whatever others set.
     let truce = !spec.suspend && !is_dry_run(spec) && fleet.exists && course.contest.holds(Instant::now());
     let replicas = if truce { fleet.spec } else { replicas(spec, fleet, decision.as_ref(), course.stopped) };
-    let decided = fixed_replicas(spec).is_some() || (seen.observation.is_some() && !spec.scaling.dry_run);
+    let decided = fixed_replicas(spec).is_some() || (seen.observation.is_some() && !is_dry_run(spec));
     course.stopped = stopped(course.stopped, fleet, spec.suspend, decided && !truce);
     Scale { replicas, decision, schedule: policy.schedule_name, truce }
 }
@@ -123,7 +123,7 @@ fn replicas(
     };
     let wanted = match (fixed_replicas(spec), decision) {
         (Some(fixed), _) => fixed,
-        (None, Some(decision)) if !spec.scaling.dry_run => decision.desired,
+        (None, Some(decision)) if !is_dry_run(spec) => decision.desired,
         _ => return start,
     };
     i32::try_from(wanted).unwrap_or(i32::MAX)
