@@ -15,7 +15,7 @@ use lab::trace::Trace;
 
 /// One of each kind: constant, stepping, noisy and bursting loads, a backlog, a hot partition, limits of the database,
 /// faults, and the life of pods.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "flat 4.7",
     "step x5",
     "diurnal noisy",
@@ -29,6 +29,7 @@ const NAMES: [&str; 15] = [
     "sleep and wake",
     "natural batches, wave",
     "slow start",
+    "soak",
     "zipf",
     "on-off 10 min",
 ];
@@ -92,6 +93,14 @@ fn in_total_nobody_violates_less_for_the_same_money() {
         if name == FLINK_FAST {
             assert!(price < 0.6 * cost, "{name}: {cost} h, ours {price} h");
         }
+    }
+}
+
+/// The goal of `make soak` on a real cluster: what a step took too many of is given back at once, and then nothing changes.
+#[test]
+fn a_constant_load_that_meets_one_consumer_is_worth_two_changes() {
+    for contest in CONTESTS.iter().filter(|contest| contest.trace.name == "soak") {
+        assert_eq!(contest.ours.changes, 2, "{}", contest.protocol.name());
     }
 }
 
