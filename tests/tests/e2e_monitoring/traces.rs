@@ -56,20 +56,21 @@ async fn consumers_export_too(world: &World) -> Result<()> {
     .await
 }
 
-/// A line of the log that was written within a reconcile leads to its trace.
+/// A line of the log that was written within a reconcile leads to its trace, once that has been exported.
 async fn log_lines_carry_the_trace(world: &World) -> Result<()> {
     let words = ["-n", OPERATOR, "logs", "deployment/analytics-controller"];
-    let log = world.bed.cluster.kubectl(&words).await?;
-    let traces = log.lines().filter_map(|line| {
-        let line: Value = serde_json::from_str(line).ok()?;
-        let spans = line["spans"].as_array()?.iter();
-        spans.filter_map(|span| Some(span["trace_id"].as_str()?.to_owned())).next()
-    });
-    let traces: Vec<String> = traces.collect();
-    let known = world.collector.spans()?;
-    ensure!(
-        traces.iter().any(|trace| known.iter().any(|span| span.text("traceId") == trace)),
-        "no line of the log leads to a trace: {log}"
-    );
-    Ok(())
+    wait::until_true("a trace to which a line of the log leads", SOON, || async {
+        let log = world.bed.cluster.kubectl(&words).await?;
+        let known = world.collector.spans()?;
+        let has_been_exported = |trace: String| known.iter().any(|span| span.text("traceId") == trace);
+        ensure!(log.lines().filter_map(trace_of).any(has_been_exported), "no such line yet: {log}");
+        Ok(true)
+    })
+    .await
+}
+
+fn trace_of(line: &str) -> Option<String> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let mut spans = line["spans"].as_array()?.iter();
+    spans.find_map(|span| Some(span["trace_id"].as_str()?.to_owned()))
 }
