@@ -234,8 +234,8 @@ impl Plant {
         let best = considered.iter().map(|(_, _, seconds)| *seconds).reduce(f64::min)?;
         let good = || considered.iter().filter(|(_, _, seconds)| *seconds <= best + WORTH_SECONDS);
         let share = if self.rising { UTILIZATION_REGROWN } else { UTILIZATION_GROWN };
-        let ahead = |load: &Load| load.rate * (1.0 + self.rise);
-        let keeps_up = |load: &Load| load.rate <= share * self.capacity && ahead(load) <= self.capacity;
+        let keeps_up =
+            |load: &Load| load.rate <= share * self.capacity && self.rate_ahead(load) <= self.capacity;
         let drain = |load: &Load| drain_seconds(*load, self.capacity, 0.0);
         let shortest = good().map(|(_, load, _)| drain(load)).fold(f64::INFINITY, f64::min);
         let soon = (DRAIN_TARGETS * self.target).max(120.0).max(DRAIN_FACTOR * shortest);
@@ -244,6 +244,11 @@ impl Plant {
             .or_else(|| good().find(|(_, load, _)| keeps_up(load)))
             .or_else(|| good().next_back())
             .map(|(replicas, _, _)| (*replicas, best))
+    }
+
+    /// How much will arrive in [`AHEAD_SECONDS`] if what rises steadily goes on to.
+    fn rate_ahead(&self, load: &Load) -> f64 {
+        load.rate * (1.0 + self.rise)
     }
 
     /// True if arrivals alone, at present and on average, are more than so many replicas can handle.
@@ -255,7 +260,7 @@ impl Plant {
     /// True if so many replicas, all at work and the rebalance behind them, meet the objective from now on.
     pub(crate) fn suffices(&self, replicas: u32) -> bool {
         let load = advance(self.shape.worst(&self.loads, replicas), 0.0, self.pause);
-        let rate = (load.rate * (1.0 + self.rise)).max(load.calm);
+        let rate = self.rate_ahead(&load).max(load.calm);
         // What has disturbed the pipeline of late may do so again, and must be worked off then too.
         let disturbance = Load { backlog: self.roughness * rate, age: self.roughness, rate, calm: rate };
         rate <= UTILIZATION_SHRUNK * self.capacity

@@ -1,5 +1,7 @@
 //! What happens to a pipeline over some hours, whoever scales it.
 
+use autoscaler::Policy;
+
 use super::random::Random;
 
 /// A load, the consumers that meet it, and what goes wrong meanwhile.
@@ -34,8 +36,9 @@ pub struct Trace {
     pub min: u32,
     /// `None`: as many as there are partitions.
     pub max: Option<u32>,
-    /// The policy's `stabilization_seconds` and `cooldown_seconds`, which only ours knows.
+    /// The policy's window for scale-downs, which only ours knows.
     pub stabilization_seconds: f64,
+    /// The policy's least time from any change to a scale-down, which only ours knows.
     pub cooldown_seconds: f64,
     /// True if the caller can tell the age of the oldest event (else it is estimated from offsets).
     pub tells_age: bool,
@@ -101,6 +104,7 @@ impl Trace {
         load: impl Fn(usize) -> f64,
     ) -> Self {
         let capacity = 100.0;
+        let usual = Policy::default();
         let seed =
             name.bytes().fold(7, |seed: u64, byte| seed.wrapping_mul(131).wrapping_add(u64::from(byte)));
         let mut random = Random::new(seed);
@@ -130,8 +134,8 @@ impl Trace {
             initial: 1,
             min: 1,
             max: None,
-            stabilization_seconds: 300.0,
-            cooldown_seconds: 60.0,
+            stabilization_seconds: usual.stabilization_seconds,
+            cooldown_seconds: usual.cooldown_seconds,
             tells_age: false,
             truths: Vec::new(),
         }
